@@ -1,0 +1,37 @@
+# Two commands on a fresh machine with Python >= 3.11 and make:  make demo,  make test
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test check lint types floors bench clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -e '.[torchcodec,dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/gpuload demo
+
+test: setup
+	$(BIN)/python -m pytest -q tests
+
+check: lint types floors
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+floors: setup
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python -m benchmarks.limit
+
+clean:
+	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Packets to pictures, pictures to slots: one file per library."""

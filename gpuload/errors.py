@@ -1,0 +1,41 @@
+"""Every exception that gpuload raises, in one tree: ``except GpuloadError`` catches them all."""
+
+
+class GpuloadError(Exception):
+    """Root of all exceptions that gpuload raises on purpose."""
+
+
+class ConfigError(GpuloadError, ValueError):
+    """An argument cannot be used: the message says which, what was given and what is accepted."""
+
+
+class StateMismatch(GpuloadError, ValueError):
+    """A ``state_dict`` belongs to another dataset or order: the message names the difference."""
+
+
+class DatasetError(GpuloadError):
+    """A dataset's files are missing, damaged or contradict each other: the message names file and feature."""
+
+
+class FrameNotFound(DatasetError):
+    """A timestamp has no frame within the tolerance."""
+
+
+class VideoError(GpuloadError):
+    """A video file cannot be read or indexed."""
+
+
+class DecodeError(VideoError):
+    """A picture could not be decoded: the message names file, frame and cause. The decoder stays usable."""
+
+
+class CacheFull(GpuloadError):
+    """The blob cache's budget is smaller than what must be held at once, or nothing was released in time."""
+
+
+class WorkerDied(DecodeError):
+    """A decode worker's process ended in the middle of a task; the loader has started another."""
+
+
+class LoaderClosed(GpuloadError):
+    """The loader was closed and cannot be iterated any more."""

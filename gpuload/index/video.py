@@ -1,0 +1,103 @@
+"""The VideoIndex: everything that decoding one picture needs to know, in arrays."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuload.errors import VideoError
+from gpuload.units import seconds
+
+KEYFRAME = 1
+"""Packet flag: decoding can start here."""
+DISCARD = 2
+"""Packet flag: decoded when others need it, never shown (an edit list says so)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VideoIndex:
+    """Packets of one video stream in decode order and its frames in presentation order.
+
+    A frame is a number ``0 <= i < num_frames`` in presentation order; a packet a number in decode order.
+    38 bytes a frame. Immutable: safe to share between threads.
+    """
+
+    path: str
+    codec: str
+    """FFmpeg's codec name: ``h264``, ``hevc``, ``av1``, ``vp9``, …"""
+    width: int
+    """Pixels of the stored picture, before rotation."""
+    height: int
+    pixel_format: str
+    """FFmpeg's name, ``yuv420p`` for instance."""
+    rotation: int
+    """Degrees counter-clockwise by which the stored picture is turned for display: 0, 90, 180 or 270."""
+    time_base: Fraction
+    """Seconds per tick of ``pts`` and ``dts``."""
+    extradata: tuple[bytes, ...]
+    """Codec configuration, one per sample description."""
+    contiguous: bool
+    """True: packet ``i`` is the bytes ``[pos, pos + size)`` of the file. False: it must be demuxed by number."""
+    pos: npt.NDArray[np.int64]
+    size: npt.NDArray[np.int32]
+    pts: npt.NDArray[np.int64]
+    """Presentation time as FFmpeg reports it (edit list applied)."""
+    dts: npt.NDArray[np.int64]
+    flags: npt.NDArray[np.uint8]
+    """KEYFRAME | DISCARD."""
+    entry: npt.NDArray[np.uint8]
+    """Which ``extradata`` a packet belongs to."""
+    frame_packet: npt.NDArray[np.int32]
+    """Packet that holds frame ``i``."""
+    frame_start: npt.NDArray[np.int32]
+    """Packet at which decoding starts for frame ``i``: its keyframe, or for a leading picture the keyframe before."""
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.frame_packet)
+
+    @property
+    def frame_pts(self) -> npt.NDArray[np.int64]:
+        """int64 ``[num_frames]`` ticks, ascending."""
+        return self.pts[self.frame_packet]
+
+    @property
+    def pts_s(self) -> npt.NDArray[np.float64]:
+        """float64 ``[num_frames]`` seconds, ascending."""
+        return seconds(self.frame_pts, self.time_base)
+
+    @property
+    def keyframes(self) -> npt.NDArray[np.int64]:
+        """int64 packet numbers that decoding can start at."""
+        return np.flatnonzero(self.flags & KEYFRAME)
+
+    @property
+    def gops(self) -> npt.NDArray[np.int64]:
+        """int64 ``[num_gops, 2]``: packets ``[start, stop)`` of each GOP."""
+        starts = self.keyframes
+        return np.stack([starts, np.append(starts[1:], len(self.pos))], axis=1)
+
+
+def frame_tables(
+    pts: npt.NDArray[np.int64], flags: npt.NDArray[np.uint8], path: str
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """``(frame_packet, frame_start)`` of packets in decode order.
+
+    Open GOPs are not joined: a picture starts at its own keyframe, unless it is shown before that keyframe (a leading
+    picture), which may need the GOP before. Pictures in front of the first keyframe cannot be decoded and are left out.
+
+    Raises:
+        VideoError: there is no keyframe.
+    """
+    keys = np.flatnonzero(flags & KEYFRAME)
+    if not len(keys):
+        raise VideoError(f"{path}: no keyframe in {len(pts)} packets, so no picture can be decoded; re-encode the file")
+    gop = np.searchsorted(keys, np.arange(len(pts)), side="right") - 1
+    own = keys[np.maximum(gop, 0)]
+    leading = (pts < pts[own]) & (gop > 0)
+    start = np.where(leading, keys[np.maximum(gop - 1, 0)], own)
+    shown = (flags & DISCARD == 0) & (gop >= 0) & ~((gop == 0) & (pts < pts[own]))
+    packets = np.flatnonzero(shown)
+    order = packets[np.argsort(pts[packets], kind="stable")]
+    return order.astype(np.int32), start[order].astype(np.int32)

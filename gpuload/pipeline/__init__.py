@@ -1,0 +1,1 @@
+"""Stages that turn a plan into batches: workers, queues, batch memory."""

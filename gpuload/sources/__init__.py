@@ -1,0 +1,1 @@
+"""What is stored, where, under which keys."""

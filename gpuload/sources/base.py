@@ -1,0 +1,81 @@
+"""What the loader needs of a dataset, whatever stores it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuload.index.video import VideoIndex
+
+if TYPE_CHECKING:
+    import torch
+
+Column = "torch.Tensor | list[str]"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VideoField:
+    """One key of a batch that is decoded from video: ``[B, T, channels, height, width]``, T squeezed where ``squeeze``."""
+
+    key: str
+    num_offsets: int
+    squeeze: bool
+    height: int
+    """Pixels as shown, after rotation."""
+    width: int
+    channels: int
+    dtype: str
+    """``uint8`` (0..255) or ``float32`` ([0, 1], or depth through ``lut``)."""
+    lut: npt.NDArray[np.float32] | None = None
+    """Depth: value of each stored code."""
+
+    @property
+    def frame_bytes(self) -> int:
+        return self.channels * self.height * self.width * (1 if self.dtype == "uint8" else 4)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameRefs:
+    """Which frame fills which slot, for n samples and S slots a sample (fields in order, offsets within a field)."""
+
+    file: npt.NDArray[np.int32]
+    """``[n, S]`` numbers for ``SampleSource.video``; -1: no file."""
+    frame: npt.NDArray[np.int32]
+    """``[n, S]`` frame numbers in that file; -1: no frame at that time."""
+
+
+class SampleSource(Protocol):
+    """Samples ``0 <= i < len(source)``. Calls may come from any thread of the process."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the samples do: hex digest over episodes, features and windows."""
+        ...
+
+    @property
+    def video_fields(self) -> tuple[VideoField, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def frames(self, samples: npt.NDArray[np.int64]) -> FrameRefs:
+        """Frames that samples int64 ``[n]`` need."""
+        ...
+
+    def video(self, file: int) -> VideoIndex: ...
+
+    def why_missing(self, sample: int, slot: int) -> str:
+        """The sentence of an error for a slot whose frame is -1."""
+        ...
+
+    def episode_starts(self) -> npt.NDArray[np.int64]:
+        """First sample of each episode, ascending, beginning with 0."""
+        ...
+
+    def gop_starts(self) -> npt.NDArray[np.int64]:
+        """First sample of each GOP (of the camera with the longest ones), ascending; episodes also cut."""
+        ...
+
+    def columns(self, samples: npt.NDArray[np.int64]) -> "dict[str, torch.Tensor | list[str]]":
+        """Everything of a batch that is not decoded from video, in samples' order, stacked along dimension 0."""
+        ...

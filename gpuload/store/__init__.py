@@ -1,0 +1,1 @@
+"""Encoded bytes: read once, counted while in use."""

@@ -1,0 +1,1 @@
+"""Triton kernels of gpuload and their plain torch twins."""
