@@ -1,0 +1,178 @@
+"""What the machine can do at best: independent GOPs on every core, one conversion per delivered frame.
+
+    python -m benchmarks.machine_limit DATASET [--seconds 5] [--deliveries 2]
+
+One process per core takes GOPs in random order and feeds them to a codec session that it keeps; each picture is
+converted as often as the workload delivers it, into the slots of a batch that is used again and again. Nothing is
+planned, cached, put in order or handed over: no loader that decodes on the CPU gets past this number.
+"""
+
+import argparse
+import json
+import mmap
+import multiprocessing
+import os
+import queue
+import time
+from dataclasses import asdict, dataclass
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.reformatter import VideoReformatter
+
+DECODERS = {"av1": "libdav1d"}  # FFmpeg's own `av1` decodes on hardware only
+CHANNEL_OF_PLANE = (1, 2, 0)  # planes of gbrp
+BATCH_SLOTS = 128  # 32 samples x two cameras x two frames
+
+
+@dataclass(frozen=True, slots=True)
+class Gop:
+    """The packets of one keyframe window: ``(position, size)`` each, in decode order."""
+
+    uri: str
+    packets: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LimitResult:
+    """What all processes did together."""
+
+    frames_per_s: float
+    """Delivered frames a second."""
+    decoded_per_s: float
+    deliveries: int
+    processes: int
+    seconds: float
+
+
+def read_gops(root: Path) -> list[Gop]:
+    """The GOPs of every mp4 below ``root``, found by demuxing."""
+    gops: list[Gop] = []
+    for path in sorted(root.rglob("*.mp4")):
+        runs: list[list[tuple[int, int]]] = []
+        with av.open(str(path)) as container:
+            for packet in container.demux(container.streams.video[0]):
+                if not packet.size or packet.pos is None:
+                    continue
+                if packet.is_keyframe:
+                    runs.append([])
+                if runs:
+                    runs[-1].append((packet.pos, packet.size))
+        gops += [Gop(str(path), tuple(run)) for run in runs]
+    return gops
+
+
+class GopDecoder:
+    """One session per stream configuration and one recycled batch. Not thread-safe."""
+
+    def __init__(self, uris: set[str]) -> None:
+        self._files: dict[str, memoryview] = {}
+        self._session_of: dict[str, av.VideoCodecContext] = {}
+        sessions: dict[tuple[str, bytes], av.VideoCodecContext] = {}
+        for uri in sorted(uris):
+            with open(uri, "rb") as file:
+                self._files[uri] = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            with av.open(uri) as container:
+                theirs = container.streams.video[0].codec_context
+                key = (theirs.name, theirs.extradata or b"")
+                self._size = (theirs.height, theirs.width)
+                codec = DECODERS.get(theirs.codec.canonical_name, theirs.codec.canonical_name)
+            if key not in sessions:
+                session = av.CodecContext.create(codec, "r")
+                assert isinstance(session, av.VideoCodecContext)
+                session.extradata = key[1] or None
+                session.thread_count = 1
+                sessions[key] = session
+            self._session_of[uri] = sessions[key]
+        self._reformatter = VideoReformatter()
+        # Written once here, so that no page of it is new while the clock runs.
+        self._batch: npt.NDArray[np.uint8] = np.full((BATCH_SLOTS, 3, *self._size), 1, np.uint8)
+        self._slot = 0
+
+    def run(self, gop: Gop, *, deliveries: int) -> tuple[int, int]:
+        """Decode and deliver one GOP; ``(decoded, delivered)``."""
+        session, data = self._session_of[gop.uri], self._files[gop.uri]
+        decoded = 0
+        for number, (position, size) in enumerate(gop.packets):
+            packet = av.Packet(data[position : position + size])
+            packet.pts = packet.dts = number
+            decoded += self._deliver(session.decode(packet), deliveries)
+        decoded += self._deliver(session.decode(None), deliveries)
+        session.flush_buffers()
+        return decoded, decoded * deliveries
+
+    def _deliver(self, frames: list[av.VideoFrame], deliveries: int) -> int:
+        height, width = self._size
+        for frame in frames:
+            for _ in range(deliveries):
+                planar = self._reformatter.reformat(frame, format="gbrp", threads=1)
+                slot = self._batch[self._slot]
+                self._slot = (self._slot + 1) % BATCH_SLOTS
+                for number, channel in enumerate(CHANNEL_OF_PLANE):
+                    plane = planar.planes[number]
+                    slot[channel] = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width]
+        return len(frames)
+
+
+def work(
+    gops: list[Gop], deliveries: int, seconds: float, seed: int, start: Barrier, done: "Queue[tuple[int, int, float]]"
+) -> None:
+    """One process: random GOPs until the time is up; the GOP that is open then is finished and its time counted."""
+    decoder = GopDecoder({gop.uri for gop in gops})
+    rng = np.random.default_rng(seed)
+    decoder.run(gops[0], deliveries=deliveries)
+    start.wait(timeout=120)
+    begin = time.perf_counter()
+    decoded = delivered = 0
+    while (took := time.perf_counter() - begin) < seconds:
+        counts = decoder.run(gops[int(rng.integers(len(gops)))], deliveries=deliveries)
+        decoded, delivered = decoded + counts[0], delivered + counts[1]
+    done.put((decoded, delivered, took))
+
+
+def measure_limit(
+    root: Path, *, deliveries: int = 2, seconds: float = 5.0, processes: int | None = None
+) -> LimitResult:
+    """Delivered frames a second of all cores together.
+
+    Raises:
+        RuntimeError: a process failed.
+    """
+    count = processes or len(os.sched_getaffinity(0))
+    gops = read_gops(root)
+    context = multiprocessing.get_context("spawn")
+    start, done = context.Barrier(count), context.Queue()
+    workers = [
+        context.Process(target=work, args=(gops, deliveries, seconds, seed, start, done)) for seed in range(count)
+    ]
+    for worker in workers:
+        worker.start()
+    results = []
+    try:
+        results = [done.get(timeout=seconds + 180) for _ in workers]
+    except queue.Empty as error:
+        raise RuntimeError(f"a process of the limit failed: {[worker.exitcode for worker in workers]}") from error
+    finally:
+        for worker in workers:
+            if len(results) < count:
+                worker.terminate()
+            worker.join()
+    rates = [(decoded / took, delivered / took) for decoded, delivered, took in results]
+    return LimitResult(sum(rate[1] for rate in rates), sum(rate[0] for rate in rates), deliveries, count, seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--deliveries", type=int, default=2)
+    args = parser.parse_args()
+    print(json.dumps(asdict(measure_limit(args.dataset, deliveries=args.deliveries, seconds=args.seconds))))
+
+
+if __name__ == "__main__":
+    main()

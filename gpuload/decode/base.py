@@ -1,0 +1,56 @@
+"""What every decode backend takes and gives: plain values that may cross to a helper process."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import av
+
+from gpuload.errors import DecodeError
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What a codec session and an error message need to know of one video file."""
+
+    path: str
+    codec: str
+    extradata: tuple[bytes, ...]
+    width: int
+    height: int
+    rotation: int
+    """Degrees counter-clockwise for display."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Consecutive packets that are fed once, beginning with a keyframe, and the pictures wanted of them."""
+
+    first: int
+    """Number of the first packet in its file."""
+    packets: Sequence[bytes | memoryview]
+    entries: Sequence[int]
+    """Which of ``Stream.extradata`` each packet belongs to; empty: all to the first."""
+    wanted: frozenset[int]
+    """Packet numbers whose pictures are wanted."""
+
+
+class Decoder(Protocol):
+    """One codec session a stream kind, kept between runs. Not thread-safe: one decoder per decode thread."""
+
+    def decode(self, stream: Stream, run: Run) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Yields ``(packet number, picture)`` of every wanted picture once, in presentation order.
+
+        Raises:
+            DecodeError: a wanted picture is damaged or never came out. The decoder stays usable.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+def failed(stream: Stream, packet: int, cause: str) -> DecodeError:
+    """The error of one picture: which file, which packet, why, what to do."""
+    return DecodeError(
+        f"{stream.path}: packet {packet} ({stream.codec}): {cause}; run `gpuload check` on the dataset or re-encode the file"
+    )

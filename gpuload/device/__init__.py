@@ -1,0 +1,1 @@
+"""Memory and conversion on a device: planes to pixels, batch buffers."""

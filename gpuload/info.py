@@ -1,0 +1,118 @@
+"""What a dataset holds and what would decode it: ``gpuload info``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+
+from gpuload.datasets import LeRobotDataset
+from gpuload.index.video import VideoIndex
+from gpuload.sources.base import SampleSource
+
+CHUNK = 1 << 16
+"""Samples looked up at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Camera:
+    """One video feature over all its files."""
+
+    key: str
+    codec: str
+    pixel_format: str
+    width: int
+    height: int
+    files: int
+    frames: int
+    gop_min: int
+    gop_median: int
+    gop_max: int
+    bytes: int
+    decoder: str
+    """What would decode it, with the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A dataset at a glance."""
+
+    root: str
+    fps: float
+    episodes: int
+    samples: int
+    columns: tuple[tuple[str, str, tuple[int, ...]], ...]
+    """Name, dtype and shape of every feature that is no video."""
+    cameras: tuple[Camera, ...]
+
+
+def summarize(path: str) -> Summary:
+    """Open the dataset, index every video file that its samples use, and describe both. Decodes nothing.
+
+    Raises:
+        DatasetError: the folder cannot be opened as a dataset.
+        VideoError: a video file cannot be indexed.
+    """
+    dataset = LeRobotDataset(path)
+    source = dataset.source
+    files = files_of(source)
+    cameras = tuple(
+        describe(field.key, [source.video(file) for file in files[i]]) for i, field in enumerate(source.video_fields)
+    )
+    features = dataset.meta.features
+    return Summary(
+        root=str(path),
+        fps=float(dataset.meta.fps),
+        episodes=int(dataset.num_episodes),
+        samples=len(source),
+        columns=tuple(
+            (key, str(feature["dtype"]), tuple(int(n) for n in feature["shape"]))
+            for key, feature in features.items()
+            if feature["dtype"] != "video"
+        ),
+        cameras=cameras,
+    )
+
+
+def files_of(source: SampleSource) -> list[list[int]]:
+    """File numbers of each video field, ascending."""
+    found: list[set[int]] = [set() for _ in source.video_fields]
+    for start in range(0, len(source), CHUNK):
+        refs = source.frames(np.arange(start, min(start + CHUNK, len(source)), dtype=np.int64))
+        slot = 0
+        for i, field in enumerate(source.video_fields):
+            numbers = np.unique(refs.file[:, slot : slot + field.num_offsets])
+            found[i] |= {int(number) for number in numbers if number >= 0}
+            slot += field.num_offsets
+    return [sorted(numbers) for numbers in found]
+
+
+def describe(key: str, videos: list[VideoIndex]) -> Camera:
+    """One camera from the indexes of its files; the first file names codec and size."""
+    if not videos:
+        return Camera(key, "none", "", 0, 0, 0, 0, 0, 0, 0, 0, "nothing: no file has a frame of this camera")
+    lengths = np.concatenate([np.diff(video.gops, axis=1)[:, 0] for video in videos])
+    first = videos[0]
+    turned = first.rotation % 180 != 0
+    return Camera(
+        key=key,
+        codec=first.codec,
+        pixel_format=first.pixel_format,
+        width=first.height if turned else first.width,
+        height=first.width if turned else first.height,
+        files=len(videos),
+        frames=sum(video.num_frames for video in videos),
+        gop_min=int(lengths.min()),
+        gop_median=int(np.median(lengths)),
+        gop_max=int(lengths.max()),
+        bytes=sum(Path(video.path).stat().st_size for video in videos),
+        decoder=decoder_of(first.codec),
+    )
+
+
+def decoder_of(codec: str) -> str:
+    """What decodes FFmpeg codec ``codec`` in this version of gpuload, in a sentence."""
+    try:
+        return f"pyav on the CPU, FFmpeg's {av.Codec(codec, 'r').name}"
+    except av.codec.codec.UnknownCodecError:
+        return f"nothing: this FFmpeg has no decoder for {codec}"

@@ -1,0 +1,63 @@
+"""Packets of a file as bytes: by byte range where the index knows it, else by demuxing."""
+
+import os
+
+import av
+import numpy as np
+
+from gpuload.errors import VideoError
+from gpuload.index.video import VideoIndex
+
+
+def read_range(path: str, start: int, stop: int) -> bytes:
+    """Bytes ``[start, stop)`` of a local file.
+
+    Raises:
+        VideoError: the file is gone or shorter than that.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            data = os.pread(file.fileno(), stop - start, start)
+    except OSError as error:
+        raise VideoError(f"{path}: cannot be read ({error.strerror}); is the dataset still there?") from error
+    if len(data) != stop - start:
+        raise VideoError(
+            f"{path}: ends at byte {start + len(data)}, packets go to {stop}: the file is truncated; fetch it again"
+        )
+    return data
+
+
+def byte_range(video: VideoIndex, first: int, last: int) -> tuple[int, int]:
+    """Smallest byte range that holds packets ``first .. last`` (inclusive)."""
+    pos = video.pos[first : last + 1]
+    return int(pos.min()), int((pos + video.size[first : last + 1]).max())
+
+
+def cut(video: VideoIndex, first: int, last: int, data: bytes | memoryview, start: int) -> list[memoryview]:
+    """Packets ``first .. last`` out of ``data``, whose first byte is byte ``start`` of the file."""
+    view = memoryview(data)
+    begins = (video.pos[first : last + 1] - start).tolist()
+    sizes = video.size[first : last + 1].tolist()
+    return [view[b : b + n] for b, n in zip(begins, sizes, strict=True)]
+
+
+def demux_packets(video: VideoIndex, first: int, last: int) -> list[memoryview]:
+    """Packets ``first .. last`` of a file whose packets are not plain byte ranges, counted from its beginning.
+
+    Exact and slow: such containers (TS, some MKV) have no table to jump by.
+    """
+    wanted = np.arange(first, last + 1)
+    out: list[memoryview] = []
+    with av.open(video.path) as container:
+        number = 0
+        for packet in container.demux(container.streams.video[0]):
+            if not packet.size:
+                continue
+            if number >= first:
+                out.append(memoryview(bytes(packet)))
+            number += 1
+            if number > last:
+                break
+    if len(out) != len(wanted):
+        raise VideoError(f"{video.path}: packet {first + len(out)} is missing: the file has changed; open it again")
+    return out
