@@ -98,7 +98,7 @@ class GopDecoder:
         session, data = self._session_of[gop.uri], self._files[gop.uri]
         decoded = 0
         for number, (position, size) in enumerate(gop.packets):
-            packet = av.Packet(data[position : position + size])
+            packet = av.Packet(bytes(data[position : position + size]))
             packet.pts = packet.dts = number
             decoded += self._deliver(session.decode(packet), deliveries)
         decoded += self._deliver(session.decode(None), deliveries)
@@ -114,7 +114,7 @@ class GopDecoder:
                 self._slot = (self._slot + 1) % BATCH_SLOTS
                 for number, channel in enumerate(CHANNEL_OF_PLANE):
                     plane = planar.planes[number]
-                    slot[channel] = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width]
+                    slot[channel] = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[:height, :width]
         return len(frames)
 
 

@@ -1,9 +1,9 @@
 """A small LeRobot v3.0 dataset written with a real encoder, and the demonstration that loads it."""
 
-import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,8 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gpuload.errors import ConfigError, DatasetError
+from gpuload.view import contact_sheet
 
 TASKS = ("Pick up the cube.", "Put the cube into the box.")
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
@@ -24,7 +28,7 @@ JOINTS = 6
 FAST: Mapping[str, Mapping[str, str]] = {
     "libx264": {"preset": "veryfast", "forced-idr": "1"},
     "libx265": {"preset": "veryfast", "forced-idr": "1", "x265-params": "log-level=error"},
-    "libsvtav1": {"preset": "10", "svtav1-params": "force-key-frames=1"},
+    "libsvtav1": {"preset": "8", "svtav1-params": "force-key-frames=1"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "row-mt": "1"},
 }
 """Encoder options that trade size for speed; the caller's options win."""
@@ -34,7 +38,7 @@ Luma = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Texture:
-    """A tile that repeats, three planes of yuv420p: luma ``[2H, 2W]``, chroma ``[H, W]`` (both doubled for cropping)."""
+    """A tile that repeats, as yuv420p: luma ``[2H, 2W]``, chroma ``[H, W]``, both doubled so that crops may wrap."""
 
     luma: Luma
     blue: Luma
@@ -142,12 +146,75 @@ def write_dataset(
         stats[camera] = describe(np.concatenate(samples), keep=(1,), count=len(samples))
         features[camera] = video_feature(encoding)
     columns = make_columns(rng, episodes=episodes, frames=frames, fps=fps)
-    stats |= {key: describe(values, keep=(1,) if values.ndim > 1 else (), count=None) for key, values in columns.items()}
+    stats |= {
+        key: describe(values, keep=(1,) if values.ndim > 1 else (), count=None) for key, values in columns.items()
+    }
     features |= {key: vector_feature(values) for key, values in columns.items()}
     write_tables(root, columns, episodes=episodes, frames=frames, fps=fps, cameras=cameras, per_file=per_file)
     write_json(root / "meta" / "stats.json", stats)
-    write_json(root / "meta" / "info.json", make_info(root, features, episodes=episodes, frames=frames, fps=fps))
+    write_json(root / "meta" / "info.json", make_info(features, episodes=episodes, frames=frames, fps=fps))
     return root
+
+
+def run_demo(
+    root: Path,
+    *,
+    console: Console,
+    episodes: int = 4,
+    frames: int = 60,
+    codec: str = "libx264",
+    gop: int = 30,
+    batch_size: int = 16,
+    device: str = "auto",
+    sheet: Path | None = None,
+) -> Path:
+    """Write the demo dataset unless ``root`` has one, load an epoch, report on ``console``; returns the contact sheet.
+
+    The epoch is shuffled in blocks, with windows of two frames per camera. The sheet shows its first batch and lies
+    at ``sheet``, by default ``contact_sheet.png`` in ``root``.
+
+    Raises:
+        GpuloadError: whatever the writer or the loader raises.
+    """
+    from gpuload.datasets import LeRobotDataset  # TEMP
+    from gpuload.loader import Loader  # TEMP
+
+    with Progress(
+        TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    ) as progress:
+        if not (root / "meta" / "info.json").exists():
+            encoding = progress.add_task("encoding", total=2 * episodes * frames)
+            write_dataset(
+                root,
+                episodes=episodes,
+                frames=frames,
+                codec=codec,
+                gop=gop,
+                on_progress=lambda count: progress.advance(encoding, count),
+            )
+        meta = LeRobotDataset(str(root)).meta
+        windows = {camera: [-1 / float(meta.fps), 0.0] for camera in meta.video_keys}
+        dataset = LeRobotDataset(str(root), delta_timestamps=windows, return_uint8=True)
+        loading = progress.add_task("loading", total=len(dataset))
+        first: dict[str, torch.Tensor] = {}
+        start_s = time.perf_counter()
+        with Loader(dataset, batch_size=batch_size, shuffle="block", seed=0, device=device) as loader:
+            for batch in loader:
+                first = first or {camera: batch[camera].clone() for camera in windows}
+                progress.advance(loading, len(batch["index"]))
+            elapsed_s = time.perf_counter() - start_s
+            stats = loader.stats
+    rate = stats.frames_delivered / elapsed_s
+    console.print(f"dataset        {root} ({len(dataset)} samples, {len(windows)} cameras)", highlight=False)
+    console.print(
+        f"rate           {rate:,.0f} frames/s ({stats.frames_delivered:,} in {elapsed_s:.2f} s)", highlight=False
+    )
+    console.print(f"amplification  {stats.amplification:.2f} (frames decoded per distinct frame)", highlight=False)
+    for stream, (name, reason) in stats.backends.items():
+        console.print(f"backend        {stream}: {name} ({reason})", highlight=False, markup=False)
+    path = contact_sheet(first, sheet or root / "contact_sheet.png")
+    console.print(f"contact sheet  {path}", highlight=False, markup=False)
+    return path
 
 
 def encode(
@@ -159,7 +226,7 @@ def encode(
     encoding: Encoding,
     on_progress: Callable[[int], None] | None,
 ) -> list[npt.NDArray[np.float64]]:
-    """Write pictures ``numbers`` into one mp4, a keyframe forced at each ``every``th; RGB samples for the statistics."""
+    """Write pictures ``numbers`` into one mp4, a keyframe forced at each ``every``th; returns RGB for the statistics."""
     path.parent.mkdir(parents=True, exist_ok=True)
     samples: list[npt.NDArray[np.float64]] = []
     with av.open(str(path), "w") as container:
@@ -174,7 +241,8 @@ def encode(
             if position % every == 0:
                 picture.pict_type = av.video.frame.PictureType.I
             if position % 20 == 0:
-                samples.append(picture.to_ndarray(format="rgb24").reshape(-1, 3)[::7] / 255.0)
+                rgb = picture.to_ndarray(format="rgb24").reshape(-1, 3)[::7]
+                samples.append(rgb.astype(np.float64) / 255.0)
             container.mux(stream.encode(picture))
             if on_progress is not None:
                 on_progress(1)
@@ -185,7 +253,7 @@ def encode(
 def make_columns(
     rng: np.random.Generator, *, episodes: int, frames: int, fps: int
 ) -> dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int64]]:
-    """Everything that is not video: vectors float32 ``[N, 6]``, ``timestamp`` float32 ``[N]``, the rest int64 ``[N]``."""
+    """Every column that is no video: vectors float32 ``[N, 6]``, ``timestamp`` float32 ``[N]``, others int64 ``[N]``."""
     total = episodes * frames
     frame_index = np.tile(np.arange(frames, dtype=np.int64), episodes)
     episode_index = np.repeat(np.arange(episodes, dtype=np.int64), frames)
@@ -285,14 +353,14 @@ def vector_feature(values: npt.NDArray[Any]) -> dict[str, Any]:
     return {"dtype": str(values.dtype), "shape": list(values.shape[1:]) or [1], "names": names}
 
 
-def make_info(root: Path, features: Mapping[str, Any], *, episodes: int, frames: int, fps: int) -> dict[str, Any]:
+def make_info(features: Mapping[str, Any], *, episodes: int, frames: int, fps: int) -> dict[str, Any]:
     """``info.json`` as LeRobot 0.4 writes it."""
     return {
         "codebase_version": "v3.0",
         "robot_type": "demo",
         "total_episodes": episodes,
         "total_frames": episodes * frames,
-        "total_tasks": min(len(TASKS), episodes) if episodes else 0,
+        "total_tasks": len(TASKS),
         "chunks_size": 1000,
         "data_files_size_in_mb": 100,
         "video_files_size_in_mb": 500,

@@ -13,16 +13,22 @@ GAP = 4
 INK, PAPER = (230, 230, 230), (24, 24, 28)
 
 
-def contact_sheet(images: Mapping[str, torch.Tensor], path: Path, *, max_samples: int = 8, tile_width: int = 192) -> Path:
-    """Images uint8 or float32 in [0, 1], ``[B, T, C, H, W]`` or ``[B, C, H, W]``, as one labelled PNG; returns ``path``.
+def contact_sheet(
+    images: Mapping[str, torch.Tensor], path: Path, *, max_samples: int = 8, tile_width: int = 192
+) -> Path:
+    """Images uint8 or float32 in [0, 1], ``[B, T, C, H, W]`` or ``[B, C, H, W]``, as one labelled PNG; gives ``path``.
 
     A row is a sample, a column a key at one offset ``t``; each tile says which. C is 1 or 3.
 
     Raises:
         ConfigError: there is nothing to show, or a tensor is no batch of pictures.
     """
-    columns = [(key, t, batch[:, t]) for key, value in images.items() for batch in [windows(key, value)]
-               for t in range(batch.shape[1])]
+    columns = [
+        (key, t, batch[:, t])
+        for key, value in images.items()
+        for batch in [windows(key, value)]
+        for t in range(batch.shape[1])
+    ]
     num_rows = min([max_samples, *(len(column) for _, _, column in columns)])
     if not columns or num_rows < 1:
         raise ConfigError("no pictures to put on a contact sheet: the batch is empty or has no camera")
@@ -58,9 +64,7 @@ def picture(value: torch.Tensor) -> Image.Image:
     return Image.fromarray(rgb)
 
 
-def fit(
-    text: str, draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, *, width: int
-) -> str:
+def fit(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, *, width: int) -> str:
     """``text``, shortened at the front until it is at most ``width`` pixels wide."""
     if draw.textlength(text, font=font) <= width:
         return text

@@ -17,6 +17,7 @@ from gpuload.index.mp4_boxes import (
     child,
     children,
     damaged,
+    is_wide,
     repeat_to,
     required,
     table,
@@ -122,7 +123,7 @@ def _build_index(moov: memoryview, fragments: list[Box], size_bytes: int, path: 
 
 def _read_track(moov: memoryview, size_bytes: int, path: str) -> _Track:
     mvhd = required(moov, b"mvhd", path=path)
-    movie_scale = unpack("I", mvhd, 20 if mvhd[:1] == b"\1" else 12, path)[0]
+    movie_scale = unpack("I", mvhd, 20 if is_wide(mvhd) else 12, path)[0]
     for box in children(moov, path):
         if box.kind != b"trak":
             continue
@@ -130,16 +131,16 @@ def _read_track(moov: memoryview, size_bytes: int, path: str) -> _Track:
         if handler is None or bytes(handler[8:12]) != b"vide":
             continue
         mdhd = required(box.body, b"mdia", b"mdhd", path=path)
-        scale = unpack("I", mdhd, 20 if mdhd[:1] == b"\1" else 12, path)[0] or 1
+        scale = unpack("I", mdhd, 20 if is_wide(mdhd) else 12, path)[0] or 1
         tkhd = required(box.body, b"tkhd", path=path)
-        wide = tkhd[:1] == b"\1"
+        wide = is_wide(tkhd)
         stbl = required(box.body, b"mdia", b"minf", b"stbl", path=path)
         packets, shift, has_ctts = _read_tables(stbl, size_bytes, path)
         return _Track(
             number=unpack("I", tkhd, 20 if wide else 12, path)[0],
             time_scale=scale,
             rotation=_rotation(
-                unpack("9i", tkhd, 52 if wide else 40, path), unpack("9i", mvhd, 48 if mvhd[:1] == b"\1" else 36, path)
+                unpack("9i", tkhd, 52 if wide else 40, path), unpack("9i", mvhd, 48 if is_wide(mvhd) else 36, path)
             ),
             entries=read_entries(required(stbl, b"stsd", path=path), path),
             edits=_read_edits(child(box.body, b"edts", b"elst", path=path), scale, movie_scale, path),
@@ -229,7 +230,7 @@ def _rows(body: memoryview, dtype: str, columns: int, path: str) -> Ints:
 def _read_edits(body: memoryview | None, scale: int, movie_scale: int, path: str) -> tuple[Edit, ...]:
     if body is None or not movie_scale:
         return ()
-    wide = body[:1] == b"\1"
+    wide = is_wide(body)
     count = unpack("I", body, 4, path)[0]
     if count > _MAX_EDITS:
         raise damaged(path, f"an edit list of {count} lines (at most {_MAX_EDITS} are supported)")

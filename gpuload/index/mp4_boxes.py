@@ -137,6 +137,11 @@ def unpack(layout: str, body: memoryview, offset: int, path: str) -> tuple[int, 
         raise damaged(path, f"a box of {len(body)} bytes is too short") from None
 
 
+def is_wide(body: memoryview) -> bool:
+    """Whether a full box is of version 1, whose times take 64 bits."""
+    return len(body) > 0 and body[0] == 1
+
+
 def table(body: memoryview, dtype: str, *, columns: int, offset: int, rows: int, path: str) -> Ints:
     """int64 ``[rows, columns]`` from big-endian ``dtype`` at ``offset``.
 

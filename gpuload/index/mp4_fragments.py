@@ -4,9 +4,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gpuload.index.mp4_boxes import MAX_PACKETS, Box, Packets, child, children, damaged, required, table, unpack
+from gpuload.index.mp4_boxes import (
+    MAX_PACKETS,
+    Box,
+    Packets,
+    child,
+    children,
+    damaged,
+    is_wide,
+    required,
+    table,
+    unpack,
+)
 
 _NOT_A_KEYFRAME = 0x01010000  # depends on others, or is no sync sample: FFmpeg looks at both
+_COLUMNS = ((0x100, "duration"), (0x200, "size"), (0x400, "flags"), (0x800, "ctts"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +71,7 @@ def read_fragment(
         mine = number == track
         tfdt = child(traf.body, b"tfdt", path=path)
         if mine and tfdt is not None:
-            dts = unpack("q" if tfdt[:1] == b"\1" else "I", tfdt, 4, path)[0]
+            dts = unpack("q" if is_wide(tfdt) else "I", tfdt, 4, path)[0]
         end = base
         for trun in children(traf.body, path):
             if trun.kind == b"trun":
@@ -82,7 +94,7 @@ def _read_run(
     offset += 4 if flags & 0x4 else 0
     if count > min(MAX_PACKETS, room_bytes):
         raise damaged(path, f"a fragment says that it has {count} packets")
-    names = [name for bit, name in ((0x100, "duration"), (0x200, "size"), (0x400, "flags"), (0x800, "ctts")) if flags & bit]
+    names = [name for bit, name in _COLUMNS if flags & bit]
     rows = table(body, ">u4", columns=len(names), offset=offset, rows=count, path=path)
     column = {name: rows[:, i] for i, name in enumerate(names)}
     duration = column.get("duration", np.full(count, defaults.duration, np.int64))

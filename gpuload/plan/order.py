@@ -9,6 +9,8 @@ import numpy.typing as npt
 from gpuload.plan.shuffle import Runs
 
 Samples = npt.NDArray[np.int64]
+JITTER = 0.1
+"""Part of a round by which a run's place in it varies; a batch of 0.9 times the active runs repeats none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +52,9 @@ def _block_order(runs: Runs, num_samples: int, rng: np.random.Generator) -> Epoc
     turn = np.arange(total) - (ends - lengths)[run]
     within = np.lexsort((rng.random(total), run))  # a random order inside each run; stays grouped by run
     samples = (begins[run] + turn)[within]
-    order = np.lexsort((rng.random(total), first_round[run] + turn))
+    # A run keeps about its place in every round, so that it comes at most once in as many samples as there are runs.
+    place = rng.random(len(lengths))[run] + JITTER * rng.random(total)
+    order = np.argsort(first_round[run] + turn + place, kind="stable")
     return EpochOrder(samples[order].astype(np.int64), slot_of_run[run][order].astype(np.int32))
 
 

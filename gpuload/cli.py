@@ -1,0 +1,237 @@
+"""The command line: ``gpuload demo | info | check | bench | doctor | view``."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from typer.core import TyperGroup
+
+from gpuload.bench import Shuffle, run_bench
+from gpuload.check import Finding, check_dataset
+from gpuload.datasets import LeRobotDataset
+from gpuload.demo import run_demo
+from gpuload.doctor import diagnose, version_of
+from gpuload.errors import ConfigError, GpuloadError
+from gpuload.info import summarize
+from gpuload.view import contact_sheet
+
+
+class Commands(TyperGroup):
+    """Turns what goes wrong on purpose into one red line on stderr and exit code 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (GpuloadError, OSError) as error:
+            text = " ".join(str(error).split()) or type(error).__name__
+            Console(stderr=True).print(f"[bold red]gpuload: {escape(text)}[/]", soft_wrap=True, highlight=False)
+            raise typer.Exit(1) from error
+
+
+class Mode(str, Enum):  # noqa: UP042 — typer shows the values of a str enum
+    block = "block"
+    global_ = "global"
+    none = "none"
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+    help="Training batches from LeRobot datasets: every keyframe window decoded once, every frame exact.\n\n"
+    "Begin with `gpuload demo`; then try `gpuload info`, `gpuload check` and `gpuload bench` on a dataset of your own.",
+)
+
+DatasetPath = Annotated[
+    str, typer.Argument(metavar="PATH", help="Folder of a LeRobot dataset: the one that contains `meta/`.")
+]
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gpuload {version_of('gpuload')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    path: Annotated[
+        Path, typer.Argument(help="Where the dataset is written; one that is there already is used.")
+    ] = Path("gpuload-demo"),
+    episodes: Annotated[int, typer.Option(help="Episodes to write.")] = 4,
+    frames: Annotated[int, typer.Option(help="Frames per episode and camera.")] = 60,
+    codec: Annotated[str, typer.Option(help="Encoder: libx264, libx265, libsvtav1 or libvpx-vp9.")] = "libx264",
+    gop: Annotated[int, typer.Option(help="Frames from one keyframe to the next.")] = 30,
+    batch_size: Annotated[int, typer.Option(help="Samples per batch.")] = 16,
+    device: Annotated[str, typer.Option(help="`auto` or `cpu`.")] = "auto",
+) -> None:
+    """Write a small two-camera dataset, load a shuffled epoch of it and show a batch.
+
+    Prints frames per second, amplification (frames decoded per distinct frame delivered; 1.00 is ideal) and which
+    backend decoded each camera and why. Saves a contact sheet of the first batch as PNG.
+
+    Example: `gpuload demo /tmp/av1 --codec libsvtav1 --gop 2`
+    """
+    run_demo(
+        path,
+        console=Console(),
+        episodes=episodes,
+        frames=frames,
+        codec=codec,
+        gop=gop,
+        batch_size=batch_size,
+        device=device,
+    )
+
+
+@app.command()
+def info(path: DatasetPath) -> None:
+    """Show what a dataset holds: episodes, cameras, codecs, GOP lengths, sizes, and what would decode it.
+
+    A long GOP makes random access dear, since every frame from the keyframe on must be decoded: that is what block
+    shuffle is for. Indexes each video once (no picture is decoded); the second time is quick.
+
+    Example: `gpuload info ~/datasets/pusht`
+    """
+    found = summarize(path)
+    console = Console()
+    console.print(f"{found.root}: {found.episodes} episodes, {found.samples:,} samples, {found.fps:g} frames/s")
+    table = Table("camera", "codec", "size", "pixels", "files", "frames", "GOP min/med/max", "MB", "decoded by")
+    for camera in found.cameras:
+        table.add_row(
+            camera.key,
+            camera.codec,
+            f"{camera.width}x{camera.height}",
+            camera.pixel_format,
+            str(camera.files),
+            f"{camera.frames:,}",
+            f"{camera.gop_min}/{camera.gop_median}/{camera.gop_max}",
+            f"{camera.bytes / 1e6:.1f}",
+            camera.decoder,
+        )
+    console.print(table)
+    columns = Table("feature", "dtype", "shape")
+    for key, dtype, shape in found.columns:
+        columns.add_row(key, dtype, "x".join(map(str, shape)) or "1")
+    console.print(columns)
+
+
+@app.command()
+def check(
+    path: DatasetPath,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also decode every picture: finds damaged bytes, takes longer.")
+    ] = False,
+) -> None:
+    """Look for everything that is wrong with a dataset: all findings at once, each with what to do.
+
+    Missing and truncated files, timestamps without a frame, videos without keyframes, index mismatches, and metadata
+    that lies about fps, size, codec or counts. Exit code 1 if there is an error; warnings alone leave it 0.
+
+    Example: `gpuload check ~/datasets/pusht --deep && python train.py`
+    """
+    found = check_dataset(Path(path), deep=deep)
+    for finding in found:
+        typer.echo(describe(finding))
+    errors = sum(finding.severity == "error" for finding in found)
+    typer.echo(f"{path}: {errors} errors, {len(found) - errors} warnings" if found else f"{path}: nothing wrong found")
+    if errors:
+        raise typer.Exit(1)
+
+
+def describe(finding: Finding) -> str:
+    label = typer.style(finding.severity, fg="red" if finding.severity == "error" else "yellow", bold=True)
+    return f"{label}  {finding.file}: {finding.message}\n       {finding.remedy}"
+
+
+@app.command()
+def bench(
+    path: DatasetPath,
+    batches: Annotated[int | None, typer.Option(help="Stop after so many batches; without it, one epoch.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples per batch.")] = 32,
+    window: Annotated[int, typer.Option(help="Consecutive frames per sample and camera.")] = 2,
+    shuffle: Annotated[Mode, typer.Option(help="Order of the samples.")] = Mode.block,
+    seed: Annotated[int, typer.Option(help="Same seed, same order.")] = 0,
+    num_threads: Annotated[int | None, typer.Option(help="Decode workers; without it, what the machine has.")] = None,
+    device: Annotated[str, typer.Option(help="`auto` or `cpu`.")] = "auto",
+) -> None:
+    """Measure how fast a dataset loads here, with a training loop that does nothing else.
+
+    The wait is what `next(loader)` took: p95 far above p50 means that batches come in bursts. If the rate is above what
+    your model consumes, the loader is not the bottleneck.
+
+    Example: `gpuload bench ~/datasets/pusht --batches 200 --shuffle global`
+    """
+    modes: dict[Mode, Shuffle] = {Mode.block: "block", Mode.global_: "global", Mode.none: False}
+    found = run_bench(
+        path,
+        batches=batches,
+        batch_size=batch_size,
+        window=window,
+        shuffle=modes[shuffle],
+        seed=seed,
+        num_threads=num_threads,
+        device=device,
+    )
+    typer.echo(f"rate           {found.frames_per_s:,.0f} frames/s ({found.frames:,} in {found.elapsed_s:.2f} s)")
+    typer.echo(f"first batch    {found.first_s * 1e3:.0f} ms")
+    typer.echo(f"wait           p50 {found.wait_p50_s * 1e3:.1f} ms, p95 {found.wait_p95_s * 1e3:.1f} ms")
+    typer.echo(f"amplification  {found.amplification:.2f} (frames decoded per distinct frame delivered)")
+    typer.echo(f"read           {found.bytes_read / 1e6:.1f} MB")
+    for key, (name, reason) in found.backends.items():
+        typer.echo(f"backend        {key}: {name} ({reason})")
+
+
+@app.command()
+def doctor() -> None:
+    """Explain what gpuload finds on this machine, for a bug report or when something is slower than it should be.
+
+    Lists libraries and versions, devices, the FFmpeg (libavcodec) that each library maps, and why each decode backend
+    can or cannot be used. Takes a few seconds: each library is tried in a process of its own.
+
+    Example: `gpuload doctor > doctor.txt`
+    """
+    found = diagnose()
+    typer.echo(f"system    {found.system}, {found.cores} cores")
+    for library, version in found.versions:
+        typer.echo(f"library   {library} {version}")
+    for device, text in found.devices:
+        typer.echo(f"device    {device}: {text}")
+    for backend in found.backends:
+        typer.echo(f"backend   {backend.name}: {'usable' if backend.usable else 'not usable'}: {backend.reason}")
+        for library in backend.libavcodec:
+            typer.echo(f"            FFmpeg: {library}")
+
+
+@app.command()
+def view(
+    path: DatasetPath,
+    out: Annotated[Path, typer.Option(help="Where the PNG goes.")] = Path("contact_sheet.png"),
+    samples: Annotated[int, typer.Option(min=1, max=64, help="Samples to show, spread evenly over the dataset.")] = 8,
+) -> None:
+    """Save a contact sheet: a row per sample, a column per camera.
+
+    Example: `gpuload view ~/datasets/pusht --samples 12 --out sheet.png`
+    """
+    dataset = LeRobotDataset(path, return_uint8=True)
+    cameras = list(dataset.meta.camera_keys)
+    if not cameras or not len(dataset):
+        raise ConfigError(f"{path}: nothing to view, the dataset has {len(cameras)} cameras and {len(dataset)} samples")
+    rows = [dataset[i * len(dataset) // samples] for i in range(samples)]
+    images = {camera: torch.stack([row[camera] for row in rows]) for camera in cameras}
+    typer.echo(f"contact sheet  {contact_sheet(images, out, max_samples=samples)}")

@@ -1,0 +1,140 @@
+"""What this machine offers: versions, devices, which FFmpeg each library maps and which backends can be used."""
+
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+
+import torch
+
+LIBRARIES = ("gpuload", "torch", "av", "numpy", "pyarrow", "pillow", "torchcodec", "nvidia-dali-cuda130", "triton")
+TIMEOUT_S = 120.0
+PROBE = """
+import importlib, json, sys
+report = {"error": None, "maps": []}
+try:
+    importlib.import_module(sys.argv[1])
+except BaseException as error:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    report["error"] = type(error).__name__ + ": " + (lines[0] if lines else "no message")
+try:
+    with open("/proc/self/maps") as maps:
+        report["maps"] = sorted({line.split(None, 5)[5].strip() for line in maps if "libavcodec" in line})
+except OSError:
+    report["maps"] = None
+print("gpuload-probe " + json.dumps(report))
+"""
+"""Imports argv[1] and says what came of it. Runs in a process of its own: a library that crashes takes nothing along,
+and the libavcodec that it maps is its own, not the one that gpuload had loaded before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What importing one library in a fresh process showed."""
+
+    error: str
+    """Empty where the import worked."""
+    libavcodec: tuple[str, ...]
+    """Paths of the FFmpeg libraries that it mapped; ``("unknown: …",)`` where the system does not tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One way to decode."""
+
+    name: str
+    usable: bool
+    reason: str
+    """Why it can or cannot be used."""
+    libavcodec: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Everything that ``gpuload doctor`` prints."""
+
+    system: str
+    cores: int
+    versions: tuple[tuple[str, str], ...]
+    devices: tuple[tuple[str, str], ...]
+    """Device and what there is to say about it; the CPU is always the first."""
+    backends: tuple[Backend, ...]
+
+
+def diagnose() -> Diagnosis:
+    """Look, do not change anything. Imports each decoding library in a process of its own: takes seconds."""
+    return Diagnosis(
+        system=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        versions=tuple((library, version_of(library)) for library in LIBRARIES),
+        devices=find_devices(),
+        backends=(
+            judge("pyav", module="av", extra="", needs_cuda=False),
+            judge("torchcodec", module="torchcodec", extra="torchcodec", needs_cuda=False),
+            judge("dali", module="nvidia.dali", extra="dali", needs_cuda=True),
+        ),
+    )
+
+
+def version_of(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def find_devices() -> tuple[tuple[str, str], ...]:
+    """The CPU and every CUDA device, or why there is none."""
+    cpu = ("cpu", "decodes everything today")
+    if torch.cuda.is_available():
+        names = [(f"cuda:{i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]
+        return (
+            cpu,
+            *((device, f"{name}; gpuload {version_of('gpuload')} does not use it yet") for device, name in names),
+        )
+    built = torch.version.cuda
+    reason = f"torch is built for CUDA {built}, but finds no usable GPU" if built else "torch is a build without CUDA"
+    return (cpu, ("cuda", f"none: {reason}"))
+
+
+def judge(name: str, *, module: str, extra: str, needs_cuda: bool) -> Backend:
+    """Whether gpuload can decode with library ``module``, and why."""
+    if not installed(module):
+        remedy = f"install it with: pip install 'gpuload[{extra}]'" if extra else "reinstall gpuload"
+        return Backend(name, False, f"{module} is not installed; {remedy}", ())
+    probe = probe_import(module)
+    if probe.error:
+        return Backend(name, False, f"import {module} fails: {probe.error}", probe.libavcodec)
+    if importlib.util.find_spec(f"gpuload.decode.{name}") is None:
+        reason = f"{module} imports, but gpuload {version_of('gpuload')} has no backend for it yet"
+        return Backend(name, False, reason, probe.libavcodec)
+    if needs_cuda and not torch.cuda.is_available():
+        return Backend(name, False, f"{module} imports, but needs a CUDA device", probe.libavcodec)
+    return Backend(name, True, f"{module} imports and decodes on the CPU", probe.libavcodec)
+
+
+def installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a parent package is missing
+        return False
+
+
+def probe_import(module: str) -> Probe:
+    """Import ``module`` in a fresh interpreter with the same environment, at most ``TIMEOUT_S``."""
+    try:
+        run = subprocess.run(
+            [sys.executable, "-c", PROBE, module], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Probe(f"still not done after {TIMEOUT_S:.0f} s", ())
+    for line in run.stdout.splitlines():
+        if line.startswith("gpuload-probe "):
+            report = json.loads(line.removeprefix("gpuload-probe "))
+            maps = ["unknown: this system has no /proc/self/maps"] if report["maps"] is None else report["maps"]
+            return Probe(report["error"] or "", tuple(maps))
+    return Probe(f"the process ended with status {run.returncode}", ())

@@ -1,0 +1,189 @@
+"""The index of a file in any container that FFmpeg reads, by demuxing it once from start to end."""
+
+import os
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from gpuload.errors import VideoError
+from gpuload.index.video import DISCARD, KEYFRAME, VideoIndex, frame_tables
+
+_SEARCH_BYTES = 1024
+"""How far behind a packet's position its payload is looked for: block headers and lacing tables are shorter."""
+_UNTIMED_FORMATS = frozenset({"avi"})
+"""AVI stores no presentation times: FFmpeg counts packets, which is wrong as soon as there are B-frames."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the packets said, one item each."""
+
+    pos: list[int] = field(default_factory=list)
+    size: list[int] = field(default_factory=list)
+    pts: list[int | None] = field(default_factory=list)
+    dts: list[int | None] = field(default_factory=list)
+    flags: list[int] = field(default_factory=list)
+    contiguous: bool = True
+    rotation: int | None = None
+
+
+def demux_index(path: str | Path) -> VideoIndex:
+    """The first video stream of a file, every packet read once.
+
+    ``contiguous`` is True only if each packet's payload was compared with the file's bytes. Where packets have no
+    presentation time, the video is decoded once, and times count pictures at the stream's average rate.
+
+    Raises:
+        VideoError: FFmpeg cannot read it, it has no video, or not one picture can be decoded.
+    """
+    path = os.fspath(path)
+    try:
+        with av.open(path) as container:
+            stream = _video_stream(container, path)
+            extradata = bytes(stream.codec_context.extradata or b"")
+            with open(path, "rb") as file:
+                seen = _demux(container, stream, file)
+            if not seen.size:
+                raise VideoError(f"{path}: the video stream has no packets; write the file again")
+            if seen.rotation is None:
+                raise VideoError(f"{path}: FFmpeg could not decode one of its {len(seen.size)} packets; re-encode it")
+            context = stream.codec_context
+            codec, pixel_format = context.codec.canonical_name, context.pix_fmt
+            width, height = context.width, context.height
+            rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+            time_base = stream.time_base or 1 / rate
+            untimed = None in seen.pts or container.format.name in _UNTIMED_FORMATS
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(f"{path}: FFmpeg cannot read it: {error}") from error
+    if not pixel_format:
+        raise VideoError(f"{path}: FFmpeg does not tell its pixel format; re-encode it")
+    flags = np.array(seen.flags, np.uint8)
+    if untimed:
+        time_base = 1 / rate
+        pts, shown = _times_by_decoding(path, len(flags))
+        dts = np.arange(len(pts)) - max(int((np.arange(len(pts)) - pts).max()), 0)
+        flags = np.where(shown, flags & ~np.uint8(DISCARD), flags | DISCARD).astype(np.uint8)
+    else:
+        pts = np.array(seen.pts, np.int64)
+        dts = _without_gaps(seen.dts, pts)
+    frame_packet, frame_start = frame_tables(pts, flags, path)
+    return VideoIndex(
+        path=path,
+        codec=codec,
+        width=width,
+        height=height,
+        pixel_format=pixel_format,
+        rotation=seen.rotation,
+        time_base=time_base,
+        extradata=(extradata,),
+        contiguous=seen.contiguous,
+        pos=np.array(seen.pos, np.int64),
+        size=np.array(seen.size, np.int32),
+        pts=pts,
+        dts=dts,
+        flags=flags,
+        entry=np.zeros(len(flags), np.uint8),
+        frame_packet=frame_packet,
+        frame_start=frame_start,
+    )
+
+
+def _video_stream(container: InputContainer, path: str) -> VideoStream:
+    if not container.streams.video:
+        raise VideoError(f"{path}: no video stream in it; give a file that has one")
+    return container.streams.video[0]
+
+
+def _demux(container: InputContainer, stream: VideoStream, file: BinaryIO) -> _Seen:
+    seen = _Seen()
+    for packet in container.demux(stream):
+        if not packet.size:
+            continue
+        if seen.rotation is None:
+            seen.rotation = _rotation(stream, packet)
+        position = None
+        if seen.contiguous:
+            position = _find_payload(file, packet)
+            seen.contiguous = position is not None
+        fallback = packet.pos if packet.pos is not None else -1
+        seen.pos.append(fallback if position is None else position)
+        seen.size.append(packet.size)
+        seen.pts.append(packet.pts)
+        seen.dts.append(packet.dts)
+        seen.flags.append(packet.is_keyframe * KEYFRAME | packet.is_discard * DISCARD)
+    if seen.rotation is None and seen.size:
+        seen.rotation = _rotation(stream, None)
+    return seen
+
+
+def _rotation(stream: VideoStream, packet: "Packet[VideoStream] | None") -> int | None:
+    """Rotation of the first picture that comes out; None: none came yet. A stream cut in mid-GOP starts with errors."""
+    try:
+        frames = stream.codec_context.decode(packet)
+    except av.FFmpegError:
+        return None
+    return round(frames[0].rotation / 90) * 90 % 360 if frames else None
+
+
+def _find_payload(file: BinaryIO, packet: "Packet[VideoStream]") -> int | None:
+    if packet.pos is None or packet.pos < 0:
+        return None
+    file.seek(packet.pos)
+    found = file.read(packet.size + _SEARCH_BYTES).find(bytes(packet))
+    return packet.pos + found if found >= 0 else None
+
+
+def _times_by_decoding(path: str, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """int64 ``[count]`` rank of each packet's picture in presentation order, and whether it is shown at all."""
+    shown: list[int] = []
+    try:
+        with av.open(path) as container:
+            stream = _video_stream(container, path)
+            context = stream.codec_context
+            context.thread_type = "AUTO"
+            number = 0
+            for packet in container.demux(stream):
+                if packet.size:
+                    packet.pts = packet.dts = number
+                    number += 1
+                try:
+                    frames = context.decode(packet if packet.size else None)
+                except av.InvalidDataError:
+                    continue  # a stream cut in mid-GOP: that picture is not shown
+                shown.extend(frame.pts for frame in frames if frame.pts is not None)
+                if not packet.size:
+                    break
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(f"{path}: no presentation times, and FFmpeg cannot decode it: {error}") from error
+    order = np.array(list(dict.fromkeys(shown)), np.int64)
+    if not len(order) or order.min() < 0 or order.max() >= count:
+        raise VideoError(f"{path}: no presentation times, and decoding does not give them; re-mux it into mp4 or mkv")
+    is_shown = np.zeros(count, bool)
+    is_shown[order] = True
+    pts = np.zeros(count, np.int64)
+    pts[order] = np.arange(len(order))
+    shown_packets = np.flatnonzero(is_shown)
+    following = np.minimum(np.searchsorted(shown_packets, np.arange(count)), len(shown_packets) - 1)
+    return pts[shown_packets[following]], is_shown
+
+
+def _without_gaps(dts: list[int | None], pts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """int64 decode times; Matroska's first ones are unknown and are counted back from the first that is known."""
+    known = np.array([value is not None for value in dts])
+    if not known.any():
+        return np.arange(len(pts)) + int(pts.min()) - len(pts)
+    where = np.flatnonzero(known)
+    values = np.array([value for value in dts if value is not None], np.int64)
+    steps = np.diff(values)
+    step = max(int(steps[0]), 1) if len(steps) else 1
+    before = np.searchsorted(where, np.arange(len(pts)), side="right") - 1
+    early = values[0] - step * (where[0] - np.arange(len(pts)))
+    return np.where(before < 0, early, values[np.maximum(before, 0)])

@@ -1,0 +1,65 @@
+"""What a loader and its decode workers say to each other: plain values, so that a worker may be another process."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuload.decode.base import Stream
+
+
+@dataclass(frozen=True, slots=True)
+class SlotKind:
+    """Shape and type of one field's slots."""
+
+    key: str
+    channels: int
+    height: int
+    width: int
+    dtype: str
+    lut: npt.NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeTask:
+    """Feed these packets once; the pictures named are wanted, each for so many fills."""
+
+    stream: int
+    first: int
+    """Number of the first packet in its file."""
+    sizes: tuple[int, ...]
+    """Bytes of each packet; they follow each other in ``data``."""
+    begins: tuple[int, ...]
+    entries: tuple[int, ...]
+    data: bytes
+    packets: tuple[int, ...]
+    """Packet numbers of the wanted pictures."""
+    pictures: tuple[int, ...]
+    """Their names in fills."""
+    uses: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A part of one batch for one worker: decode first, then fill."""
+
+    batch: int
+    chunk: int
+    tasks: tuple[DecodeTask, ...]
+    fills: tuple[tuple[int, int, int], ...]
+    """(picture, field, byte offset in the chunk)."""
+    streams: dict[int, Stream]
+    """Streams that the worker has not seen."""
+    final: bool
+    """False: more units of this batch follow; fills wait for the last."""
+
+
+@dataclass(slots=True)
+class Done:
+    """What became of a unit."""
+
+    batch: int
+    frames_decoded: int = 0
+    kept_bytes: int = 0
+    """Pictures that the worker holds for later batches."""
+    errors: list[str] = field(default_factory=list)

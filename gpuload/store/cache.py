@@ -1,0 +1,160 @@
+"""The blob cache: encoded bytes of GOPs, read once, counted while in use, within a byte budget."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from gpuload.errors import CacheFull
+
+
+@dataclass(frozen=True, slots=True)
+class BlobKey:
+    """Bytes ``[start, stop)`` of one file."""
+
+    path: str
+    start: int
+    stop: int
+
+
+Reader = Callable[[BlobKey], bytes]
+
+
+class _Entry:
+    __slots__ = ("data", "error", "holds", "next_use")
+
+    def __init__(self) -> None:
+        self.data: bytes | None = None
+        self.error: BaseException | None = None
+        self.holds = 0
+        self.next_use = 0.0
+
+
+class Lease:
+    """A counted hold on blobs; ``data`` stays as long as it is not released. Release twice is release once."""
+
+    __slots__ = ("_cache", "data", "keys")
+
+    def __init__(self, cache: "BlobCache", keys: Sequence[BlobKey], data: Sequence[bytes]) -> None:
+        self._cache: BlobCache | None = cache
+        self.keys = keys
+        self.data = data
+
+    def release(self) -> None:
+        cache, self._cache = self._cache, None
+        if cache is not None:
+            cache._release(self.keys)
+
+    def __enter__(self) -> "Lease":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+
+class BlobCache:
+    """Thread-safe. A leased blob is never evicted; what is needed furthest ahead goes first (Belady)."""
+
+    def __init__(self, capacity_bytes: int, read: Reader) -> None:
+        self.capacity_bytes = capacity_bytes
+        self._read = read
+        self._entries: dict[BlobKey, _Entry] = {}
+        self._changed = threading.Condition()
+        self.used_bytes = 0
+        self.bytes_read = 0
+
+    @property
+    def leased(self) -> int:
+        """Blobs that are held now."""
+        with self._changed:
+            return sum(entry.holds > 0 for entry in self._entries.values())
+
+    def acquire_all(
+        self, keys: Iterable[BlobKey], *, next_use: float = float("inf"), timeout_s: float | None = 60.0
+    ) -> Lease:
+        """Holds all of ``keys`` or none; reads what is missing, each blob once however many ask.
+
+        ``next_use``: position at which they are wanted again after this; furthest is evicted first.
+        ``timeout_s`` 0: do not wait for others to release.
+
+        Raises:
+            CacheFull: they are larger than the budget, or nothing was released in time. What the reader raises.
+        """
+        wanted = tuple(dict.fromkeys(keys))
+        mine = self._reserve(wanted, next_use, timeout_s)
+        try:
+            for key in mine:
+                data = self._read(key)
+                with self._changed:
+                    self._entries[key].data = data
+                    self.bytes_read += len(data)
+                    self._changed.notify_all()
+            with self._changed:
+                self._changed.wait_for(lambda: all(self._entries[k].data is not None or self._entries[k].error for k in wanted))
+                for key in wanted:
+                    error = self._entries[key].error
+                    if error is not None:
+                        raise error
+                return Lease(self, wanted, [self._entries[k].data or b"" for k in wanted])
+        except BaseException as error:
+            with self._changed:
+                for key in mine:
+                    if self._entries[key].data is None:
+                        self._entries[key].error = error
+            self._release(wanted)
+            raise
+
+    def _reserve(self, wanted: tuple[BlobKey, ...], next_use: float, timeout_s: float | None) -> list[BlobKey]:
+        total = sum(k.stop - k.start for k in wanted)
+        if total > self.capacity_bytes:
+            raise CacheFull(
+                f"{wanted[0].path}: one decode needs {total} bytes at once, blob_cache_bytes is {self.capacity_bytes}; raise it"
+            )
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._changed:
+            while True:
+                missing = [k for k in wanted if k not in self._entries]
+                need = sum(k.stop - k.start for k in missing)
+                if self._make_room(need, frozenset(wanted)):
+                    break
+                left = None if deadline is None else deadline - time.monotonic()
+                if (left is not None and left <= 0) or not self._changed.wait(left):
+                    raise CacheFull(f"nothing was released within {timeout_s} s; blob_cache_bytes is {self.capacity_bytes}")
+            for key in missing:
+                self._entries[key] = _Entry()
+            self.used_bytes += need
+            for key in wanted:
+                entry = self._entries[key]
+                entry.holds += 1
+                entry.next_use = next_use
+            return missing
+
+    def _make_room(self, need: int, spared: frozenset[BlobKey]) -> bool:
+        over = self.used_bytes + need - self.capacity_bytes
+        if over <= 0:
+            return True
+        idle = [(e.next_use, k) for k, e in self._entries.items() if not e.holds and k not in spared]
+        idle.sort(key=lambda pair: -pair[0])
+        if sum(k.stop - k.start for _, k in idle) < over:
+            return False
+        for _, key in idle:
+            if over <= 0:
+                break
+            over -= key.stop - key.start
+            self._drop(key)
+        return True
+
+    def _release(self, keys: Sequence[BlobKey]) -> None:
+        with self._changed:
+            for key in keys:
+                entry = self._entries[key]
+                entry.holds -= 1
+                # Nobody will ask again, or nobody can be served: do not keep it.
+                if not entry.holds and (entry.next_use == float("inf") or entry.error is not None):
+                    self._drop(key)
+            self._changed.notify_all()
+
+    def _drop(self, key: BlobKey) -> None:
+        self.used_bytes -= key.stop - key.start
+        del self._entries[key]

@@ -1,0 +1,218 @@
+"""The validator names every defect; the command line turns it into lines and an exit code."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from gpuload.check import Finding, check_dataset
+from gpuload.cli import app
+from gpuload.demo import write_dataset
+
+CAMERA = "observation.images.top"
+VIDEO = f"videos/{CAMERA}/chunk-000/file-000.mp4"
+DATA = "data/chunk-000/file-000.parquet"
+INFO = "meta/info.json"
+
+
+@pytest.fixture(scope="session")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("demo") / "sound", episodes=3, frames=20, width=128, height=96, gop=8)
+
+
+@pytest.fixture
+def root(sound: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(sound, tmp_path / "dataset"))
+
+
+def edit_info(root: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    info = json.loads((root / INFO).read_text())
+    change(info)
+    (root / INFO).write_text(json.dumps(info))
+
+
+def set_column(path: Path, key: str, values: Any) -> None:
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.column_names.index(key), key, pa.array(values)), path)
+
+
+def only(found: tuple[Finding, ...], file: str, *words: str) -> Finding:
+    """The one finding about ``file`` whose message has all ``words``."""
+    hits = [f for f in found if f.file == file and all(word in f.message for word in words)]
+    assert len(hits) == 1, found
+    assert hits[0].remedy
+    return hits[0]
+
+
+def test_a_sound_dataset_has_no_findings(sound: Path) -> None:
+    assert check_dataset(sound, deep=True) == ()
+
+
+def test_a_removed_video_is_missed_with_its_episodes(root: Path) -> None:
+    (root / VIDEO).unlink()
+    found = check_dataset(root)
+    assert only(found, VIDEO, "missing", CAMERA, "0-2").severity == "error"
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.98])
+def test_a_truncated_video_is_an_error(root: Path, part: float) -> None:
+    data = (root / VIDEO).read_bytes()
+    (root / VIDEO).write_bytes(data[: int(len(data) * part)])
+    found = check_dataset(root)
+    assert {finding.file for finding in found} == {VIDEO}
+    assert all(finding.severity == "error" for finding in found)
+
+
+def test_damaged_bytes_are_found_by_decoding(root: Path) -> None:
+    data = bytearray((root / VIDEO).read_bytes())
+    start = data.index(b"mdat") + 200
+    data[start : start + 4000] = bytes(4000)
+    (root / VIDEO).write_bytes(data)
+    assert any(finding.file == VIDEO for finding in check_dataset(root, deep=True))
+
+
+def test_a_wrong_fps_is_named_for_every_video(root: Path) -> None:
+    edit_info(root, lambda info: info.update(fps=25))
+    found = check_dataset(root)
+    assert only(found, VIDEO, "30 frames/s", "25").severity == "error"
+    assert len([f for f in found if f.severity == "error"]) == 2
+
+
+def test_a_wrong_total_is_named_with_the_right_one(root: Path) -> None:
+    edit_info(root, lambda info: info.update(total_frames=61))
+    only(check_dataset(root), INFO, "total_frames", "61", "60")
+
+
+def test_a_wrong_picture_size_is_named(root: Path) -> None:
+    edit_info(root, lambda info: info["features"][CAMERA].update(shape=[48, 64, 3]))
+    only(check_dataset(root), VIDEO, "128x96", "64x48")
+
+
+def test_a_wrong_codec_is_a_warning(root: Path) -> None:
+    edit_info(root, lambda info: info["features"][CAMERA]["info"].update({"video.codec": "av1"}))
+    assert only(check_dataset(root), VIDEO, "h264", "av1").severity == "warning"
+
+
+def test_a_wrong_vector_length_is_named(root: Path) -> None:
+    edit_info(root, lambda info: info["features"]["action"].update(shape=[7]))
+    only(check_dataset(root), DATA, "action", "6", "7")
+
+
+def test_timestamps_without_frames_are_counted(root: Path) -> None:
+    path = root / "meta/episodes/chunk-000/file-000.parquet"
+    set_column(path, f"videos/{CAMERA}/from_timestamp", [0.0, 20 / 30, 50 / 30])
+    only(check_dataset(root), VIDEO, "episode 2", "10 of 20")
+
+
+def test_nan_timestamps_are_found(root: Path) -> None:
+    stamps = pq.read_table(root / DATA)["timestamp"].to_numpy().copy()
+    stamps[[25, 26]] = np.nan
+    set_column(root / DATA, "timestamp", stamps)
+    only(check_dataset(root), DATA, "episode 1", "NaN", "2 rows")
+
+
+def test_an_index_that_jumps_is_found(root: Path) -> None:
+    index = np.arange(60)
+    index[33] = 99
+    set_column(root / DATA, "index", index)
+    only(check_dataset(root), DATA, "episode 1", "index is 99", "33")
+
+
+def test_a_path_template_that_leaves_the_dataset_is_refused(root: Path) -> None:
+    edit_info(root, lambda info: info.update(video_path="../../{video_key}/{chunk_index}/{file_index}.mp4"))
+    assert all("points outside" in f.message for f in check_dataset(root) if f.file.startswith("meta/episodes/"))
+    assert any("points outside" in f.message for f in check_dataset(root))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"features": 3}', b"\xff\xfe"])
+def test_a_damaged_info_is_one_finding(root: Path, content: bytes) -> None:
+    (root / INFO).write_bytes(content)
+    assert [finding.file for finding in check_dataset(root)] == [INFO]
+
+
+@pytest.mark.parametrize("file", [DATA, "meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parquet"])
+@pytest.mark.parametrize("content", [None, b"", b"PAR1 no parquet PAR1"])
+def test_a_lost_or_damaged_table_is_an_error(root: Path, file: str, content: bytes | None) -> None:
+    (root / file).unlink() if content is None else (root / file).write_bytes(content)
+    found = check_dataset(root)
+    assert any(finding.severity == "error" and finding.file in (file, "meta/episodes") for finding in found)
+
+
+def test_all_defects_are_listed_at_once(root: Path) -> None:
+    (root / VIDEO).unlink()
+    (root / "meta/stats.json").write_text("{")
+    edit_info(root, lambda info: info.update(total_frames=1, total_episodes=9))
+    found = check_dataset(root)
+    assert {finding.file for finding in found} == {VIDEO, "meta/stats.json", INFO}
+    assert len(found) == 4
+
+
+def test_a_folder_without_meta_is_no_dataset(tmp_path: Path) -> None:
+    assert "no LeRobot dataset" in check_dataset(tmp_path)[0].message
+    assert "no LeRobot dataset" in check_dataset(tmp_path / "nowhere")[0].message
+
+
+class TestCommandLine:
+    def test_check_passes_a_sound_dataset(self, sound: Path) -> None:
+        result = CliRunner().invoke(app, ["check", str(sound)])
+        assert (result.exit_code, "nothing wrong" in result.output) == (0, True)
+
+    def test_check_fails_on_an_error_and_says_where(self, root: Path) -> None:
+        (root / VIDEO).unlink()
+        result = CliRunner().invoke(app, ["check", str(root)])
+        assert result.exit_code == 1
+        assert VIDEO in result.output
+        assert "1 errors, 0 warnings" in result.output
+
+    def test_a_warning_alone_passes(self, root: Path) -> None:
+        (root / "meta/stats.json").unlink()
+        result = CliRunner().invoke(app, ["check", str(root)])
+        assert (result.exit_code, "warning" in result.output) == (0, True)
+
+    @pytest.mark.parametrize("command", ["info", "bench", "view"])
+    def test_a_bad_path_is_one_line_on_stderr(self, tmp_path: Path, command: str) -> None:
+        result = CliRunner().invoke(app, [command, str(tmp_path / "nowhere")])
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        assert result.stderr.startswith("gpuload: ")
+        assert result.stderr.count("\n") == 1
+
+    def test_info_names_cameras_and_gops(self, sound: Path) -> None:
+        result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["info", str(sound)])
+        assert result.exit_code == 0, result.output
+        assert all(text in result.output for text in (CAMERA, "h264", "128x96", "3 episodes", "pyav"))
+
+    def test_bench_reports_rate_and_waits(self, sound: Path) -> None:
+        result = CliRunner().invoke(app, ["bench", str(sound), "--batch-size", "8", "--batches", "3"])
+        assert result.exit_code == 0, result.output
+        assert all(text in result.output for text in ("96 in", "p95", "amplification"))
+
+    def test_demo_reports_and_saves_a_sheet(self, tmp_path: Path) -> None:
+        arguments = ["demo", str(tmp_path / "demo"), "--episodes", "2", "--frames", "20"]
+        result = CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        assert all(text in result.output for text in ("frames/s", "amplification", "backend"))
+        assert (tmp_path / "demo" / "contact_sheet.png").is_file()
+        assert CliRunner().invoke(app, ["check", str(tmp_path / "demo"), "--deep"]).exit_code == 0
+
+    def test_view_saves_a_sheet(self, sound: Path, tmp_path: Path) -> None:
+        result = CliRunner().invoke(app, ["view", str(sound), "--out", str(tmp_path / "sheet.png"), "--samples", "3"])
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / "sheet.png").is_file()
+
+    def test_doctor_says_why_of_every_backend(self) -> None:
+        result = CliRunner().invoke(app, ["doctor"])
+        assert result.exit_code == 0, result.output
+        assert all(f"backend   {name}: " in result.output for name in ("pyav", "torchcodec", "dali"))
+
+    def test_version(self) -> None:
+        assert CliRunner().invoke(app, ["--version"]).output.startswith("gpuload 0.1")
