@@ -13,8 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gpuload.demo import write_dataset
-
 REVISION = 1
 """Part of the folder's name: raise it when the content of a workload changes."""
 LONG = 20
@@ -69,6 +67,8 @@ def ensure_dataset(name: str, *, scale: str = "full", long: bool = False, folder
     home = folder or default_folder()
     root = home / f"{name}-{scale}-r{REVISION}"
     if not root.exists():
+        from gpuload.demo import write_dataset  # loads torch, which a run on existing datasets can do without
+
         part = start_part(root)
         write_dataset(
             part,
@@ -117,7 +117,7 @@ def repeat_dataset(source: Path, target: Path, *, times: int) -> None:
         "episode_index": num_episodes,
         "dataset_from_index": num_frames,
         "dataset_to_index": num_frames,
-        **{name: files for name in file_keys},
+        **dict.fromkeys(file_keys, files),
     }
     copies = [shifted(episodes, {name: copy * step for name, step in shifts.items()}) for copy in range(times)]
     shutil.copytree(source / "meta", target / "meta")

@@ -54,7 +54,8 @@ def ensure_peer(folder: Path | None = None) -> Peer:
     )
     if probe.returncode == 0:
         return Peer(python, home / "ffmpeg", "torchcodec", "LeRobot's default; it uses the FFmpeg of PyAV's wheel")
-    reason = probe.stderr.strip().splitlines()[-1] if probe.stderr.strip() else f"exit code {probe.returncode}"
+    causes = [line for line in probe.stderr.splitlines() if line.startswith(("OSError", "ImportError", "Runtime"))]
+    reason = "; ".join(causes) or f"exit code {probe.returncode}"
     return Peer(python, home / "ffmpeg", "pyav", f"torchcodec cannot be loaded: {reason}")
 
 
@@ -70,7 +71,9 @@ def link_ffmpeg(source: Path, target: Path) -> None:
 
 def environment(ffmpeg: Path) -> dict[str, str]:
     """Ours, plus PyAV's FFmpeg in front of a system one; nothing is asked of the hub."""
-    paths = [str(ffmpeg), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+    # The wheel's own folder too: its libavutil finds libdrm beside it only through the search path.
+    folders = {str(link.resolve().parent) for link in ffmpeg.iterdir()}
+    paths = [str(ffmpeg), *sorted(folders), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
     return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
 
 
@@ -78,16 +81,18 @@ def command(arguments: list[str]) -> None:
     """Run it; RuntimeError with the end of its output if it fails."""
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(arguments)} failed with {done.returncode}:\n{(done.stdout + done.stderr)[-2000:]}")
+        output = (done.stdout + done.stderr)[-2000:]
+        raise RuntimeError(f"{' '.join(arguments)} failed with {done.returncode}:\n{output}")
 
 
 def peer_command(
     peer: Peer, root: Path, *, backend: str | None = None, seconds: float = 20.0, min_batches: int = 8
 ) -> list[str]:
     """The command that measures LeRobot on ``root`` and prints JSON; run it in ``environment(peer.ffmpeg)``."""
+    # -P: our own `datasets.py` lies beside the script and would shadow Hugging Face's package of that name.
     script = Path(__file__).with_name("lerobot_epoch.py")
     options = ["--backend", backend or peer.backend, "--seconds", str(seconds), "--min-batches", str(min_batches)]
-    return [str(peer.python), str(script), str(root), *options]
+    return [str(peer.python), "-P", str(script), str(root), *options]
 
 
 def main() -> None:

@@ -114,7 +114,8 @@ class GopDecoder:
                 self._slot = (self._slot + 1) % BATCH_SLOTS
                 for number, channel in enumerate(CHANNEL_OF_PLANE):
                     plane = planar.planes[number]
-                    slot[channel] = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[:height, :width]
+                    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+                    slot[channel] = rows[:height, :width]
         return len(frames)
 
 

@@ -99,7 +99,10 @@ def demux_index(path: str | Path) -> VideoIndex:
 def _video_stream(container: InputContainer, path: str) -> VideoStream:
     if not container.streams.video:
         raise VideoError(f"{path}: no video stream in it; give a file that has one")
-    return container.streams.video[0]
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise VideoError(f"{path}: FFmpeg has no decoder for its video; re-encode it")
+    return stream
 
 
 def _demux(container: InputContainer, stream: VideoStream, file: BinaryIO) -> _Seen:

@@ -38,7 +38,8 @@ def apply_edits(packets: Packets, edits: tuple[Edit, ...], *, shift: int, has_ct
     """Lay the packets out as the edit list says.
 
     A packet that is needed by shown ones but not shown itself is kept and discarded; ``shift`` is how far composition
-    offsets reach below zero. Times of discarded packets are FFmpeg's and mean little.
+    offsets reach below zero. The first shown packet
+    takes its edit's start as dts, those discarded before it count back.
 
     Raises:
         VideoError: the edits repeat more packets than a file can hold.
@@ -71,9 +72,8 @@ def apply_edits(packets: Packets, edits: tuple[Edit, ...], *, shift: int, has_ct
             raise damaged(path, f"the edit list asks for more than {MAX_PACKETS} packets")
         part = slice(first, last + 1)
         inside = (cts[part] >= edit.media_time) & (cts[part] < end)
-        start = int(np.argmax(inside)) if inside.any() else len(inside)
-        elapsed = packets.dts[part] - packets.dts[first + start if start < len(inside) else last]
-        dts = counter + np.where(np.arange(len(inside)) > start, elapsed, 0)
+        start = first + int(np.argmax(inside))
+        dts = counter + (packets.dts[part] - packets.dts[start] if inside.any() else np.zeros(len(inside), np.int64))
         lowest = _running_low(lowest, (dts + packets.ctts[part] + shift)[inside])
         numbers.append(np.arange(first, last + 1))
         times.append(dts)

@@ -50,8 +50,9 @@ def ask_ffmpeg(path: str) -> tuple[str, str]:
     """
     try:
         with av.open(path) as container:
-            context = container.streams.video[0].codec_context
-            if context.name and context.pix_fmt:
+            stream = container.streams.video[0]
+            context = stream.codec_context
+            if context is not None and context.pix_fmt:  # None: FFmpeg has no decoder for it
                 return context.codec.canonical_name, context.pix_fmt
     except (av.FFmpegError, IndexError, OSError) as error:
         raise VideoError(f"{path}: FFmpeg cannot open it: {error}") from error
@@ -85,7 +86,8 @@ def _pixel_format(kind: bytes, body: bytes) -> str:
             after = _end_of_parameter_sets(body)
             if len(body) < after + 3:
                 return ""
-            chroma, depth = body[after] & 3, 8 + (body[after + 1] & 7)
+            chroma = max(body[after] & 3, 1)  # FFmpeg's decoder adds grey chroma planes to monochrome H.264
+            depth = 8 + (body[after + 1] & 7)
     elif kind == b"hvcC" and len(body) >= 19:
         chroma, depth = body[16] & 3, 8 + (body[17] & 7)
     elif kind == b"av1C" and len(body) >= 4:

@@ -1,9 +1,8 @@
 """LeRobot's ``meta`` folder as frozen values, for v3.0, v2.1 and v2.0. Nothing here opens a video or a data file."""
 
-import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gpuload.errors import ConfigError, DatasetError
-
-Stats = dict[str, dict[str, npt.NDArray[np.generic]]]
+from gpuload.sources.lerobot_files import (
+    Stats,
+    number,
+    read_json,
+    read_jsonl,
+    read_names,
+    read_parquet,
+    read_stats,
+    read_tasks_jsonl,
+    whole,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,9 +128,9 @@ def read_meta(root: Path, *, episodes: Iterable[int] | None = None, video_keys: 
     table = _read_episodes_v3(root) if info.is_v3 else _read_episodes_v2(root)
     table = _sorted_subset(table, episodes, root)
     tasks_file = root / "meta" / ("tasks.parquet" if info.is_v3 else "tasks.jsonl")
-    tasks = _read_names_parquet(tasks_file, "task") if info.is_v3 else _read_tasks_v2(tasks_file)
+    tasks = read_names(tasks_file, "task") if info.is_v3 else read_tasks_jsonl(tasks_file)
     subtasks_file = root / "meta" / "subtasks.parquet"
-    subtasks = _read_names_parquet(subtasks_file, "subtask") if subtasks_file.exists() else {}
+    subtasks = read_names(subtasks_file, "subtask") if subtasks_file.exists() else {}
     placed = _place_v3 if info.is_v3 else _place_v2
     kept = {key: f for key, f in info.features.items() if not f.is_video or key in cameras}
     info = Info(
@@ -145,7 +153,7 @@ def read_info(root: Path) -> Info:
     path = root / "meta" / "info.json"
     if not path.exists():
         raise DatasetError(f"{root} is no LeRobot dataset: it has no meta/info.json; give the folder that holds meta/")
-    raw = _read_json(path)
+    raw = read_json(path)
     if not isinstance(raw, dict):
         raise DatasetError(f"{path}: expected a JSON object, got {type(raw).__name__}; download the file again")
     version = str(raw.get("codebase_version", ""))
@@ -174,17 +182,6 @@ def read_info(root: Path) -> Info:
     )  # fmt: skip
 
 
-def read_stats(root: Path) -> Stats:
-    """``meta/stats.json``, or v2.1's ``episodes_stats.jsonl`` aggregated over episodes, or nothing if neither exists."""
-    path = root / "meta" / "stats.json"
-    if path.exists():
-        return _stats_of(path, _read_json(path))
-    path = root / "meta" / "episodes_stats.jsonl"
-    if not path.exists():
-        return {}
-    return _aggregate([_stats_of(path, line.get("stats")) for line in _read_jsonl(path)])
-
-
 def format_path(root: Path, template: str, **fields: object) -> str:
     """The template formatted by ``str.format``, relative to ``root``.
 
@@ -211,20 +208,6 @@ def inside(root: Path, relative: str, what: str) -> str:
     if os.path.isabs(clean) or clean.split(os.sep, 1)[0] == ".." or "\0" in clean:
         raise DatasetError(f"{what} points outside the dataset: {relative!r}; correct it")
     return clean
-
-
-def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """One parquet file.
-
-    Raises:
-        DatasetError: missing or damaged.
-    """
-    if not path.exists():
-        raise DatasetError(f"{path} is missing; download the dataset again")
-    try:
-        return pq.ParquetFile(path, memory_map=True).read(columns=columns)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read as parquet ({error}); download the file again") from error
 
 
 # episodes ------------------------------------------------------------------------------------------------------------
@@ -259,16 +242,17 @@ def _read_episodes_v3(root: Path) -> _EpisodeTable:
         listed = table["tasks"].to_pylist() if "tasks" in names else [None] * table.num_rows
         tasks += [tuple(map(str, value)) if isinstance(value, list) else () for value in listed]
     full = {name: np.concatenate(values) for name, values in parts.items()}
-    index, length = (_whole(full.pop(name, None), name, str(folder), len(tasks)) for name in ("episode_index", "length"))
+    wanted = ("episode_index", "length")
+    index, length = (whole(full.pop(name, None), name, str(folder), len(tasks)) for name in wanted)
     complete = {name: values for name, values in full.items() if len(values) == len(index)}
     return _EpisodeTable(str(folder), index, length, tuple(tasks), complete)
 
 
 def _read_episodes_v2(root: Path) -> _EpisodeTable:
     path = root / "meta" / "episodes.jsonl"
-    lines = _read_jsonl(path)
-    index = _whole(np.array([_number(x.get("episode_index")) for x in lines]), "episode_index", str(path), len(lines))
-    length = _whole(np.array([_number(x.get("length")) for x in lines]), "length", str(path), len(lines))
+    lines = read_jsonl(path)
+    index = whole(np.array([number(x.get("episode_index")) for x in lines]), "episode_index", str(path), len(lines))
+    length = whole(np.array([number(x.get("length")) for x in lines]), "length", str(path), len(lines))
     listed = [line.get("tasks") for line in lines]
     tasks = tuple(tuple(map(str, value)) if isinstance(value, list) else () for value in listed)
     return _EpisodeTable(str(path), index, length, tasks, {})
@@ -351,9 +335,6 @@ def _chosen_cameras(info: Info, video_keys: Iterable[str] | None) -> tuple[str, 
     return tuple(key for key in listed if key in chosen)
 
 
-# small files ---------------------------------------------------------------------------------------------------------
-
-
 def _feature(path: Path, key: str, value: object) -> Feature:
     if not isinstance(value, dict) or not isinstance(value.get("dtype"), str):
         raise DatasetError(f"{path}: feature {key!r} has no dtype; correct the file")
@@ -366,83 +347,3 @@ def _feature(path: Path, key: str, value: object) -> Feature:
     for part in (value.get("video_info"), value.get("info")):
         info |= part if isinstance(part, dict) else {}
     return Feature(key, value["dtype"], tuple(shape), flat, info)
-
-
-def _read_names_parquet(path: Path, noun: str) -> dict[int, str]:
-    table = read_parquet(path)
-    number = f"{noun}_index"
-    name = next((c for c in (noun, "__index_level_0__") if c in table.column_names), None)
-    if name is None or number not in table.column_names:
-        got = ", ".join(table.column_names)
-        raise DatasetError(f"{path}: expected columns {number!r} and {noun!r} (or '__index_level_0__'), got {got}")
-    return {int(i): str(text) for i, text in zip(table[number].to_pylist(), table[name].to_pylist(), strict=True)}
-
-
-def _read_tasks_v2(path: Path) -> dict[int, str]:
-    lines = _read_jsonl(path)
-    numbers = _whole(np.array([_number(x.get("task_index")) for x in lines]), "task_index", str(path), len(lines))
-    return {int(i): str(line.get("task")) for i, line in zip(numbers, lines, strict=True)}
-
-
-def _read_json(path: Path) -> object:
-    try:
-        return _parse(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path} is missing; download the dataset again") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} cannot be read as JSON ({error}); download the file again") from error
-
-
-def _read_jsonl(path: Path) -> list[dict[str, object]]:
-    try:
-        lines = [_parse(line) for line in path.read_bytes().splitlines() if line.strip()]
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path} is missing; download the dataset again") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} cannot be read as JSON lines ({error}); download the file again") from error
-    found = [line for line in lines if isinstance(line, dict)]
-    if len(found) != len(lines):
-        raise DatasetError(f"{path}: every line must be a JSON object; download the file again")
-    return found
-
-
-_parse: Callable[[bytes], object] = json.loads
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
-
-
-def _whole(values: npt.NDArray[np.float64] | None, name: str, source: str, count: int) -> npt.NDArray[np.int64]:
-    if values is None or len(values) != count or not (np.isfinite(values) & (values >= 0)).all():
-        raise DatasetError(f"{source}: {name} is missing or no whole number in some episode or task; correct it")
-    return values.astype(np.int64)
-
-
-def _stats_of(path: Path, value: object) -> Stats:
-    if not isinstance(value, dict):
-        raise DatasetError(f"{path}: expected an object of features; download the file again")
-    try:
-        return {str(k): {str(n): np.asarray(x) for n, x in (v or {}).items()} for k, v in value.items()}
-    except (ValueError, AttributeError) as error:
-        raise DatasetError(f"{path}: a statistic is ragged or no number ({error}); compute the stats again") from error
-
-
-def _aggregate(parts: list[Stats]) -> Stats:
-    """Of several episodes' min, max, mean, std, count: those of all their rows together."""
-    whole: Stats = {}
-    for key in dict.fromkeys(key for part in parts for key in part):
-        have = [part[key] for part in parts if {"min", "max", "mean", "std", "count"} <= set(part.get(key, ()))]
-        if not have:
-            continue
-        low, high, mean, std, count = (
-            np.stack([np.asarray(h[n], dtype=np.float64) for h in have]) for n in ("min", "max", "mean", "std", "count")
-        )
-        weight = (count / count.sum()).reshape(len(have), *([1] * (mean.ndim - 1)))
-        centre = (mean * weight).sum(axis=0)
-        spread = ((std**2 + (mean - centre) ** 2) * weight).sum(axis=0)
-        total = count.sum(axis=0).astype(np.int64)
-        whole[key] = {
-            "min": low.min(axis=0), "max": high.max(axis=0), "mean": centre, "std": np.sqrt(spread), "count": total,
-        }  # fmt: skip
-    return whole

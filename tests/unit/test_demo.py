@@ -18,7 +18,7 @@ CAMERA = "observation.images.top"
 
 
 def pictures(path: Path) -> list[tuple[int, bool, float]]:
-    """Number spelled by the blocks along the bottom, keyframe or not, and time of every picture, decoded in sequence."""
+    """Of every picture in sequence: the number that its bottom row spells, whether it is a keyframe, its time."""
     out = []
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
@@ -99,7 +99,7 @@ def test_a_contact_sheet_shows_the_pictures_it_was_given(tmp_path: Path) -> None
     blue[:, 2] = 1.0
     path = contact_sheet({"red": red, "blue": blue}, tmp_path / "sheet.png", tile_width=64)
     with Image.open(path) as sheet:
-        colours = dict((colour, count) for count, colour in sheet.convert("RGB").getcolors(maxcolors=1 << 20) or [])
+        colours = {colour: count for count, colour in sheet.convert("RGB").getcolors(maxcolors=1 << 20) or []}
     assert colours[(200, 0, 0)] == 2 * 3 * 48 * 64
     assert colours[(0, 0, 255)] == 2 * 48 * 64
 

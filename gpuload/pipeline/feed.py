@@ -1,0 +1,171 @@
+"""From samples to units of work: plans one lookahead at a time and deals its groups to workers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuload.decode.base import Stream
+from gpuload.errors import CacheFull
+from gpuload.index.video import VideoIndex
+from gpuload.pipeline.direct import entries, stream_of
+from gpuload.pipeline.handle import WorkerHandle
+from gpuload.pipeline.work import DecodeTask
+from gpuload.plan.grouping import DecodePlan, group_frames
+from gpuload.sources.base import SampleSource
+from gpuload.store.cache import BlobCache, BlobKey, Lease
+from gpuload.store.packets import demux_packets
+
+FILL_COST = 0.3
+"""Of converting one picture, in units of decoding one."""
+
+
+@dataclass(slots=True)
+class Share:
+    """What one worker does for one batch."""
+
+    tasks: list[DecodeTask]
+    fills: list[tuple[int, int, int]]
+    streams: dict[int, Stream]
+    leases: list[Lease]
+    cost: float = 0.0
+
+
+class Lookahead:
+    """The plan of consecutive batches, and which worker holds which group. Used by the feeding thread only."""
+
+    def __init__(
+        self,
+        source: SampleSource,
+        batches: Sequence[npt.NDArray[np.int64]],
+        *,
+        picture_bytes: npt.NDArray[np.int64],
+        budget_bytes: int,
+        first_picture: int,
+    ) -> None:
+        self.source = source
+        self.first_picture = first_picture
+        samples = np.concatenate(batches)
+        self.begins = np.cumsum([0, *(len(b) for b in batches)])
+        refs = source.frames(samples)
+        self.missing = (refs.frame < 0) | (refs.file < 0)
+        self.samples = samples
+        file = np.where(self.missing, -1, refs.file).astype(np.int64)
+        packet = np.zeros_like(file)
+        start = np.zeros_like(file)
+        for number in np.unique(file[file >= 0]).tolist():
+            here = file == number
+            video = source.video(number)
+            frames = refs.frame[here]
+            packet[here] = video.frame_packet[frames]
+            start[here] = video.frame_start[frames]
+        largest = max(len(b) for b in batches)
+        self.plan: DecodePlan = group_frames(
+            file, packet, start, batch_size=largest, picture_bytes=picture_bytes, budget_bytes=budget_bytes
+        )
+        self._due = np.searchsorted(self.begins, self.plan.group_due, side="right") - 1
+        self._holder: list[WorkerHandle | None] = [None] * len(self.plan.group_file)
+
+    @property
+    def num_pictures(self) -> int:
+        return len(self.plan.picture_packet)
+
+    def shares(
+        self,
+        index: int,
+        workers: Sequence[WorkerHandle],
+        cache: BlobCache,
+        places: npt.NDArray[np.int64],
+        kinds: npt.NDArray[np.int64],
+        flush: "Callable[[dict[WorkerHandle, Share]], None]",
+    ) -> dict[WorkerHandle, Share]:
+        """Work of batch ``index`` of this lookahead, by worker.
+
+        ``places`` ``[n, S]``: byte offset of each slot; ``kinds`` ``[S]``: field number of each slot column. ``flush``
+        is called with what there is whenever the blob cache has to be given back something first.
+        """
+        plan = self.plan
+        rows = slice(int(self.begins[index]), int(self.begins[index + 1]))
+        pictures = plan.picture_of_slot[rows]
+        present = pictures >= 0
+        chosen = pictures[present]
+        group_of_fill = plan.picture_group[chosen]
+        shares = {w: Share([], [], {}, []) for w in workers}
+        uses: npt.NDArray[np.int64] | None = None
+        filled = np.bincount(group_of_fill, minlength=1)
+        for group in np.unique(group_of_fill).tolist():
+            holder = self._holder[group]
+            fill_cost = FILL_COST * int(filled[group])
+            if holder is not None and holder.alive:
+                shares[holder].cost += fill_cost
+                continue
+            if holder is not None and uses is None:  # it died with the pictures: decode them again for whoever still waits
+                uses = np.bincount(plan.picture_of_slot[rows.start :][plan.picture_of_slot[rows.start :] >= 0], minlength=self.num_pictures)
+            worker = min(workers, key=lambda w: w.load + shares[w].cost)
+            self._holder[group] = worker
+            self._add_task(group, worker, shares, cache, uses if holder is not None else plan.picture_uses, flush)
+            shares[worker].cost += fill_cost
+        columns = np.broadcast_to(kinds, pictures.shape)[present]
+        for picture, group, kind, place in zip(
+            chosen.tolist(), group_of_fill.tolist(), columns.tolist(), places[present].tolist(), strict=True
+        ):
+            holder = self._holder[group]
+            assert holder is not None
+            shares[holder].fills.append((self.first_picture + picture, kind, place))
+        return shares
+
+    def _add_task(
+        self,
+        group: int,
+        worker: WorkerHandle,
+        shares: dict[WorkerHandle, Share],
+        cache: BlobCache,
+        uses: npt.NDArray[np.int64] | None,
+        flush: "Callable[[dict[WorkerHandle, Share]], None]",
+    ) -> None:
+        plan = self.plan
+        assert uses is not None
+        pictures = np.arange(plan.group_picture[group], plan.group_picture[group + 1])
+        pictures = pictures[uses[pictures] > 0]
+        packets = plan.picture_packet[pictures]
+        file, first, last = int(plan.group_file[group]), int(plan.group_first[group]), int(packets.max())
+        video = self.source.video(file)
+        share = shares[worker]
+        sizes = tuple(video.size[first : last + 1].tolist())
+        if video.contiguous:
+            key = blob_key(video, first, last)
+            try:
+                lease = cache.acquire_all([key], timeout_s=0.0)
+            except CacheFull:
+                flush(shares)
+                lease = cache.acquire_all([key])
+            share.leases.append(lease)
+            data = lease.data[0]
+            begins = tuple((video.pos[first : last + 1] - key.start).tolist())
+        else:
+            data = b"".join(demux_packets(video, first, last))
+            begins = (0, *np.cumsum(sizes)[:-1].tolist())
+        if file not in worker.streams:
+            worker.streams.add(file)
+            share.streams[file] = stream_of(video)
+        share.tasks.append(
+            DecodeTask(
+                stream=file,
+                first=first,
+                sizes=sizes,
+                begins=begins,
+                entries=entries(video, first, last),
+                data=data,
+                packets=tuple(packets.tolist()),
+                pictures=tuple((pictures + self.first_picture).tolist()),
+                uses=tuple(uses[pictures].tolist()),
+            )
+        )
+        share.cost += last - first + 1
+
+
+def blob_key(video: VideoIndex, first: int, last: int) -> BlobKey:
+    """The bytes of packets ``first .. last``."""
+    pos = video.pos[first : last + 1]
+    return BlobKey(video.path, int(pos.min()), int((pos + video.size[first : last + 1]).max()))

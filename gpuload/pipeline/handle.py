@@ -1,0 +1,120 @@
+"""A decode process as its loader sees it: units in, results out, and what happens when it dies."""
+
+import os
+import queue
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from gpuload.device.arena import Chunk
+from gpuload.pipeline.work import Done, SlotKind, Unit
+from gpuload.pipeline.worker import receive, send
+from gpuload.store.cache import Lease
+
+# The package is entered by its path, without its __init__: that imports torch (550 MB), which a decoder does not need.
+BOOT = (
+    "import sys, types; package = types.ModuleType('gpuload'); package.__path__ = [sys.argv[1]];"
+    "sys.modules['gpuload'] = package; from gpuload.pipeline.worker import main; main(int(sys.argv[2]))"
+)
+
+
+class WorkerHandle:
+    """One helper process with a thread that sends and one that receives.
+
+    ``on_done(handle, result)`` is called in the receiving thread; ``on_death(handle, reason)`` once, when the process
+    ends without being asked to.
+    """
+
+    def __init__(
+        self,
+        kinds: tuple[SlotKind, ...],
+        *,
+        on_done: "Callable[[WorkerHandle, Done], None]",
+        on_death: "Callable[[WorkerHandle, str], None]",
+    ) -> None:
+        self.streams: set[int] = set()
+        self.alive = True
+        self.load = 0.0
+        """Estimated work that was given and not yet done."""
+        self.pending: list[tuple[int, float, list[Lease]]] = []
+        """(batch, cost, leases) of the units that it works on, oldest first."""
+        self._chunks: set[int] = set()
+        self._on_done, self._on_death = on_done, on_death
+        self._closing = False
+        ours, theirs = socket.socketpair()
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", BOOT, str(Path(__file__).parent.parent), str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env=environment,
+        )
+        theirs.close()
+        self._connection = ours
+        self._outbox: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._outbox.put(kinds)
+        self._threads = [
+            threading.Thread(target=work, name=f"gpuload-{work.__name__}", daemon=True)
+            for work in (self._send_all, self._receive_all)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def submit(self, unit: Unit, chunk: Chunk) -> None:
+        """Queues a unit; ``chunk`` is mapped there before it is first written to."""
+        if chunk.number not in self._chunks:
+            self._chunks.add(chunk.number)
+            self._outbox.put(chunk)
+        self._outbox.put(unit)
+
+    def forget(self) -> None:
+        """Tells the worker to drop its kept pictures, after what is queued."""
+        self._outbox.put(None)
+
+    def close(self) -> None:
+        """Ends process and threads. Idempotent."""
+        self._closing = True
+        self.alive = False
+        self._outbox.put(StopIteration)
+        try:
+            self._connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it hung up first
+        try:
+            self._process.wait(0.2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()  # in the middle of a run: nothing of it is wanted any more
+            self._process.wait()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(5.0)
+        self._connection.close()
+
+    def _send_all(self) -> None:
+        try:
+            while (message := self._outbox.get()) is not StopIteration:
+                if isinstance(message, Chunk):
+                    send(self._connection, (message.number, message.num_bytes))
+                    socket.send_fds(self._connection, [b"f"], [message.fd])
+                else:
+                    send(self._connection, message)
+        except OSError:
+            return  # the receiving thread sees the end and reports it
+
+    def _receive_all(self) -> None:
+        try:
+            while True:
+                self._on_done(self, receive(self._connection))
+        except (EOFError, OSError):
+            self.alive = False
+            if not self._closing:
+                code = self._process.wait()
+                reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+                self._on_death(self, f"the decode process {self.pid} ended by {reason}")

@@ -1,0 +1,283 @@
+"""Workers, bounded queues, shutdown: batches in order, two ahead, for any number of workers."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuload.device.arena import BatchPool
+from gpuload.errors import DecodeError, FrameNotFound, GpuloadError, LoaderClosed, WorkerDied
+from gpuload.pipeline.feed import Lookahead, Share
+from gpuload.pipeline.handle import WorkerHandle
+from gpuload.pipeline.work import Done, SlotKind, Unit
+from gpuload.sources.base import SampleSource
+from gpuload.store.cache import BlobCache, BlobKey, Lease
+from gpuload.store.packets import read_range
+
+AHEAD = 2
+"""Batches beyond the caller's that are filled or ready."""
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """A batch on its way."""
+
+    number: int
+    samples: npt.NDArray[np.int64]
+    buffer: npt.NDArray[np.uint8] | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
+    waiting: int = 1
+    """Units not yet done, and one for the feeder."""
+    leases: list[Lease] = field(default_factory=list)
+    error: GpuloadError | None = None
+
+
+class Prefetcher:
+    """Owns the workers, the blob cache and the batch memory. ``next`` from one thread at a time."""
+
+    def __init__(
+        self,
+        source: SampleSource,
+        *,
+        batch_size: int,
+        num_workers: int,
+        lookahead: int,
+        frame_cache_bytes: int,
+        blob_cache_bytes: int,
+    ) -> None:
+        self._source = source
+        self._lookahead = lookahead
+        self._frame_cache_bytes = frame_cache_bytes
+        fields = source.video_fields
+        self._kinds = tuple(SlotKind(f.key, f.channels, f.height, f.width, f.dtype, f.lut) for f in fields)
+        self._kind_of_column = np.repeat(np.arange(len(fields)), [f.num_offsets for f in fields]) if fields else np.zeros(0, np.int64)
+        self.field_offsets, column_offsets, row_bytes, total = layout(source, batch_size)
+        self._column_offsets, self._row_bytes = column_offsets, row_bytes
+        self._picture_bytes = np.array([f.height * f.width * 3 // 2 for f in fields for _ in range(f.num_offsets)], np.int64)
+        self._pool = BatchPool(total)
+        self._cache = BlobCache(blob_cache_bytes, _read_blob)
+        self._num_workers = num_workers if fields else 0
+        self._workers: list[WorkerHandle] = []
+        self._changed = threading.Condition()
+        self._batches: dict[int, Batch] = {}
+        self._feeder: threading.Thread | None = None
+        self._feed_error: BaseException | None = None
+        self._stop = False
+        self._closed = False
+        self._taken = 0
+        self._steps = 0
+        self._pictures = 0
+        self.frames_decoded = 0
+        self.frames_distinct = 0
+        self.kept_bytes = 0
+        self.restarted = 0
+        self.wait_s = 0.0
+
+    @property
+    def bytes_read(self) -> int:
+        return self._cache.bytes_read
+
+    def start(self, samples_of: Callable[[int], npt.NDArray[np.int64]], num_steps: int) -> None:
+        """Begins batches ``0 <= step < num_steps`` of ``samples_of(step)``; what was under way is dropped."""
+        if self._closed:
+            raise LoaderClosed("the loader is closed; make a new one")
+        self.stop()
+        while len(self._workers) < self._num_workers:
+            self._workers.append(self._new_worker())
+        self._stop, self._feed_error, self._taken, self._steps = False, None, 0, num_steps
+        self._feeder = threading.Thread(target=self._feed, args=(samples_of,), name="gpuload-feed", daemon=True)
+        self._feeder.start()
+
+    def next(self) -> Batch:
+        """The next batch in order, complete.
+
+        Raises:
+            StopIteration: the epoch is over. Any GpuloadError of this batch; the next call goes on with the next batch.
+        """
+        begin = time.perf_counter()
+        with self._changed:
+            if self._taken >= self._steps:
+                raise StopIteration
+            number = self._taken
+            self._changed.wait_for(
+                lambda: self._stop or self._feed_error is not None or (number in self._batches and not self._batches[number].waiting)
+            )
+            self.wait_s += time.perf_counter() - begin
+            if self._stop:
+                raise LoaderClosed("the loader was closed while it was iterated")
+            batch = self._batches.get(number)
+            if batch is None or batch.waiting:
+                assert self._feed_error is not None
+                raise self._feed_error
+            del self._batches[number]
+            self._taken += 1
+            self._changed.notify_all()
+        if batch.error is not None:
+            raise batch.error
+        return batch
+
+    def stop(self) -> None:
+        """Leaves the epoch; workers stay."""
+        with self._changed:
+            self._stop = True
+            self._changed.notify_all()
+        if self._feeder is not None:
+            self._feeder.join()
+            self._feeder = None
+        with self._changed:
+            # What is queued still writes into its buffer: wait for it, or its memory would be handed out again.
+            self._changed.wait_for(lambda: not any(w.alive and w.pending for w in self._workers), timeout=60.0)
+            self._batches.clear()
+        for worker in self._workers:
+            worker.forget()
+
+    def close(self) -> None:
+        """Ends workers and threads and frees what no caller holds. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        with self._changed:
+            self._stop = True
+            self._changed.notify_all()
+        for worker in self._workers:
+            worker.close()
+        if self._feeder is not None:
+            self._feeder.join()
+        self._workers.clear()
+        self._batches.clear()
+        self._pool.close()
+
+    def _new_worker(self) -> WorkerHandle:
+        return WorkerHandle(self._kinds, on_done=self._on_done, on_death=self._on_death)
+
+    def _feed(self, samples_of: Callable[[int], npt.NDArray[np.int64]]) -> None:
+        try:
+            step = 0
+            while step < self._steps and not self._stop:
+                batches: list[npt.NDArray[np.int64]] = []
+                while step + len(batches) < self._steps and sum(map(len, batches)) < self._lookahead:
+                    batches.append(samples_of(step + len(batches)))
+                plan = Lookahead(
+                    self._source,
+                    batches,
+                    picture_bytes=self._picture_bytes,
+                    budget_bytes=self._frame_cache_bytes,
+                    first_picture=self._pictures,
+                )
+                self._pictures += plan.num_pictures
+                self.frames_distinct += len(np.unique(plan.plan.group_file[plan.plan.picture_group] << 32 | plan.plan.picture_packet))
+                for index, samples in enumerate(batches):
+                    if not self._wait_for_room(step + index):
+                        return
+                    self._feed_one(plan, index, Batch(step + index, samples))
+                step += len(batches)
+        except BaseException as error:  # noqa: BLE001 - it crosses a thread: next() raises it
+            with self._changed:
+                self._feed_error = error
+                self._changed.notify_all()
+
+    def _wait_for_room(self, number: int) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stop or number < self._taken + AHEAD)
+            return not self._stop
+
+    def _feed_one(self, plan: Lookahead, index: int, batch: Batch) -> None:
+        with self._changed:
+            self._batches[batch.number] = batch
+        place, batch.buffer = self._pool.take()
+        rows = np.arange(len(batch.samples))[:, None] * self._row_bytes
+        places = place.offset + self._column_offsets + rows
+        sent: set[WorkerHandle] = set()
+
+        def flush(shares: dict[WorkerHandle, Share], final: bool = False) -> None:
+            for worker, share in shares.items():
+                if share.tasks or share.fills:
+                    self._submit(worker, share, batch, place.chunk, final)
+                    sent.add(worker)
+                shares[worker] = Share([], [], {}, [])
+
+        missing = np.argwhere(plan.missing[plan.begins[index] : plan.begins[index + 1]])
+        try:
+            batch.columns = self._source.columns(batch.samples)
+            self._workers = [w if w.alive else self._replace(w) for w in self._workers]
+            flush(plan.shares(index, self._workers, self._cache, places, self._kind_of_column, flush), final=True)
+            if len(missing):
+                row, column = missing[0].tolist()
+                batch.error = FrameNotFound(self._source.why_missing(int(batch.samples[row]), column))
+        except GpuloadError as error:
+            batch.error = error
+        with self._changed:
+            batch.waiting -= 1
+            self._changed.notify_all()
+
+    def _replace(self, dead: WorkerHandle) -> WorkerHandle:
+        dead.close()
+        self.restarted += 1
+        return self._new_worker()
+
+    def _submit(self, worker: WorkerHandle, share: Share, batch: Batch, chunk: int, final: bool) -> None:
+        unit = Unit(batch.number, chunk, tuple(share.tasks), tuple(share.fills), share.streams, final)
+        with self._changed:
+            batch.waiting += 1
+            worker.pending.append((batch.number, share.cost, share.leases))
+            worker.load += share.cost
+            lost = not worker.alive
+        if lost:
+            self._on_death(worker, "the decode process had ended")
+        else:
+            worker.submit(unit, self._pool.chunks[chunk])
+
+    def _on_done(self, worker: WorkerHandle, done: Done) -> None:
+        with self._changed:
+            number, cost, leases = worker.pending.pop(0)
+            worker.load -= cost
+            self.frames_decoded += done.frames_decoded
+            self.kept_bytes = max(self.kept_bytes, done.kept_bytes * max(1, len(self._workers)))
+            batch = self._batches.get(number)
+            if batch is not None:
+                if done.errors and batch.error is None:
+                    batch.error = DecodeError(done.errors[0])
+                batch.waiting -= 1
+            self._changed.notify_all()
+        for lease in leases:
+            lease.release()
+
+    def _on_death(self, worker: WorkerHandle, reason: str) -> None:
+        with self._changed:
+            pending, worker.pending = worker.pending, []
+            for number, _, _ in pending:
+                batch = self._batches.get(number)
+                if batch is not None:
+                    batch.error = batch.error or WorkerDied(f"{reason} while it decoded batch {number}; it is started again")
+                    batch.waiting -= 1
+            self._changed.notify_all()
+        for _, _, leases in pending:
+            for lease in leases:
+                lease.release()
+
+
+def layout(
+    source: SampleSource, batch_size: int
+) -> tuple[list[int], npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
+    """Where fields lie in a batch buffer.
+
+    Returns ``(field offsets, [S] offset of row 0 of each slot column, [S] bytes from row to row, total bytes)``.
+    """
+    offsets: list[int] = []
+    columns: list[int] = []
+    rows: list[int] = []
+    total = 0
+    for f in source.video_fields:
+        offsets.append(total)
+        columns += [total + t * f.frame_bytes for t in range(f.num_offsets)]
+        rows += [f.num_offsets * f.frame_bytes] * f.num_offsets
+        total += -(-batch_size * f.num_offsets * f.frame_bytes // 64) * 64
+    return offsets, np.array(columns, np.int64), np.array(rows, np.int64), total
+
+
+def _read_blob(key: BlobKey) -> bytes:
+    return read_range(key.path, key.start, key.stop)

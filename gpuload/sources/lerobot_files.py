@@ -1,0 +1,121 @@
+"""The small files of LeRobot's ``meta`` folder: JSON, JSON lines, parquet, statistics."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gpuload.errors import DatasetError
+
+Stats = dict[str, dict[str, npt.NDArray[np.generic]]]
+
+
+def read_stats(root: Path) -> Stats:
+    """``meta/stats.json``, or v2.1's ``episodes_stats.jsonl`` aggregated over episodes, or nothing."""
+    path = root / "meta" / "stats.json"
+    if path.exists():
+        return _stats_of(path, read_json(path))
+    path = root / "meta" / "episodes_stats.jsonl"
+    if not path.exists():
+        return {}
+    return _aggregate([_stats_of(path, line.get("stats")) for line in read_jsonl(path)])
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """One parquet file.
+
+    Raises:
+        DatasetError: missing or damaged.
+    """
+    if not path.exists():
+        raise DatasetError(f"{path} is missing; download the dataset again")
+    try:
+        return pq.ParquetFile(path, memory_map=True).read(columns=columns)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DatasetError(f"{path} cannot be read as parquet ({error}); download the file again") from error
+
+
+def read_names(path: Path, noun: str) -> dict[int, str]:
+    table = read_parquet(path)
+    column = f"{noun}_index"
+    name = next((c for c in (noun, "__index_level_0__") if c in table.column_names), None)
+    if name is None or column not in table.column_names:
+        got = ", ".join(table.column_names)
+        raise DatasetError(f"{path}: expected columns {column!r} and {noun!r} (or '__index_level_0__'), got {got}")
+    numbers = whole(np.array([number(i) for i in table[column].to_pylist()]), column, str(path), table.num_rows)
+    return {int(i): str(text) for i, text in zip(numbers, table[name].to_pylist(), strict=True)}
+
+
+def read_tasks_jsonl(path: Path) -> dict[int, str]:
+    lines = read_jsonl(path)
+    numbers = whole(np.array([number(x.get("task_index")) for x in lines]), "task_index", str(path), len(lines))
+    return {int(i): str(line.get("task")) for i, line in zip(numbers, lines, strict=True)}
+
+
+def read_json(path: Path) -> object:
+    try:
+        return _parse(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path} is missing; download the dataset again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DatasetError(f"{path} cannot be read as JSON ({error}); download the file again") from error
+
+
+def read_jsonl(path: Path) -> list[dict[str, object]]:
+    try:
+        lines = [_parse(line) for line in path.read_bytes().splitlines() if line.strip()]
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path} is missing; download the dataset again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DatasetError(f"{path} cannot be read as JSON lines ({error}); download the file again") from error
+    found = [line for line in lines if isinstance(line, dict)]
+    if len(found) != len(lines):
+        raise DatasetError(f"{path}: every line must be a JSON object; download the file again")
+    return found
+
+
+_parse: Callable[[bytes], object] = json.loads
+
+
+def number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def whole(values: npt.NDArray[np.float64] | None, name: str, source: str, count: int) -> npt.NDArray[np.int64]:
+    if values is None or len(values) != count or not (np.isfinite(values) & (values >= 0)).all():
+        raise DatasetError(f"{source}: {name} is missing or no whole number in some episode or task; correct it")
+    return values.astype(np.int64)
+
+
+def _stats_of(path: Path, value: object) -> Stats:
+    if not isinstance(value, dict):
+        raise DatasetError(f"{path}: expected an object of features; download the file again")
+    try:
+        return {str(k): {str(n): np.asarray(x) for n, x in (v or {}).items()} for k, v in value.items()}
+    except (ValueError, AttributeError) as error:
+        raise DatasetError(f"{path}: a statistic is ragged or no number ({error}); compute the stats again") from error
+
+
+def _aggregate(parts: list[Stats]) -> Stats:
+    """Of several episodes' min, max, mean, std, count: those of all their rows together."""
+    total: Stats = {}
+    for key in dict.fromkeys(key for part in parts for key in part):
+        have = [part[key] for part in parts if {"min", "max", "mean", "std", "count"} <= set(part.get(key, ()))]
+        if not have:
+            continue
+        low, high, mean, std, count = (
+            np.stack([np.asarray(h[n], dtype=np.float64) for h in have]) for n in ("min", "max", "mean", "std", "count")
+        )
+        weight = (count / count.sum()).reshape(len(have), *([1] * (mean.ndim - 1)))
+        centre = (mean * weight).sum(axis=0)
+        spread = ((std**2 + (mean - centre) ** 2) * weight).sum(axis=0)
+        rows = count.sum(axis=0).astype(np.int64)
+        total[key] = {
+            "min": low.min(axis=0), "max": high.max(axis=0), "mean": centre, "std": np.sqrt(spread), "count": rows,
+        }  # fmt: skip
+    return total

@@ -1,0 +1,32 @@
+"""What a loader has done so far, as one frozen value."""
+
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderStats:
+    """A snapshot; counters run from the loader's making."""
+
+    batches_delivered: int = 0
+    samples_delivered: int = 0
+    frames_delivered: int = 0
+    """Video slots handed out."""
+    frames_decoded: int = 0
+    """Pictures that a codec produced, wanted or not."""
+    frames_distinct: int = 0
+    """Distinct pictures among the delivered ones, counted per epoch."""
+    amplification: float = 0.0
+    """frames_decoded / frames_distinct."""
+    bytes_read: int = 0
+    wait_s: float = 0.0
+    """Time that ``next(loader)`` waited."""
+    mixing: float = 0.0
+    """Mean distinct episodes in a batch over what a uniform permutation would give."""
+    kept_bytes: int = 0
+    """Most bytes of decoded pictures that waited for later batches."""
+    workers_restarted: int = 0
+    backends: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Video key -> (backend, why this one)."""
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
