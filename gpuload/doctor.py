@@ -74,7 +74,7 @@ def diagnose() -> Diagnosis:
         devices=find_devices(),
         backends=(
             judge("pyav", module="av", extra="", needs_cuda=False),
-            judge("torchcodec", module="torchcodec", extra="torchcodec", needs_cuda=False),
+            judge("torchcodec", module="torchcodec.decoders", extra="torchcodec", needs_cuda=False),
             judge("dali", module="nvidia.dali", extra="dali", needs_cuda=True),
         ),
     )

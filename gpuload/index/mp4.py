@@ -81,8 +81,8 @@ def _build_index(moov: memoryview, fragments: list[Box], size_bytes: int, path: 
         count = len(added.pos)
         edited = Edited(
             packet=edited.packet,
-            dts=np.concatenate([edited.dts, dts - shift]),
-            pts=np.concatenate([edited.pts, dts + added.ctts]),
+            dts=np.concatenate([edited.dts, dts]),
+            pts=np.concatenate([edited.pts, dts + shift + added.ctts]),  # FFmpeg moves pts here, not dts
             is_discarded=np.concatenate([edited.is_discarded, np.zeros(count, bool)]),
         )
         cts, packets = np.concatenate([cts, media]), _join([packets, added])

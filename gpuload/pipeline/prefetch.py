@@ -191,20 +191,18 @@ class Prefetcher:
         place, batch.buffer = self._pool.take()
         rows = np.arange(len(batch.samples))[:, None] * self._row_bytes
         places = place.offset + self._column_offsets + rows
-        sent: set[WorkerHandle] = set()
 
-        def flush(shares: dict[WorkerHandle, Share], final: bool = False) -> None:
+        def flush(shares: dict[WorkerHandle, Share]) -> None:
             for worker, share in shares.items():
                 if share.tasks or share.fills:
-                    self._submit(worker, share, batch, place.chunk, final)
-                    sent.add(worker)
+                    self._submit(worker, share, batch, place.chunk)
                 shares[worker] = Share([], [], {}, [])
 
         missing = np.argwhere(plan.missing[plan.begins[index] : plan.begins[index + 1]])
         try:
             batch.columns = self._source.columns(batch.samples)
             self._workers = [w if w.alive else self._replace(w) for w in self._workers]
-            flush(plan.shares(index, self._workers, self._cache, places, self._kind_of_column, flush), final=True)
+            flush(plan.shares(index, self._workers, self._cache, places, self._kind_of_column, flush))
             if len(missing):
                 row, column = missing[0].tolist()
                 batch.error = FrameNotFound(self._source.why_missing(int(batch.samples[row]), column))
@@ -219,8 +217,8 @@ class Prefetcher:
         self.restarted += 1
         return self._new_worker()
 
-    def _submit(self, worker: WorkerHandle, share: Share, batch: Batch, chunk: int, final: bool) -> None:
-        unit = Unit(batch.number, chunk, tuple(share.tasks), tuple(share.fills), share.streams, final)
+    def _submit(self, worker: WorkerHandle, share: Share, batch: Batch, chunk: int) -> None:
+        unit = Unit(batch.number, chunk, tuple(share.tasks), tuple(share.fills), share.streams)
         with self._changed:
             batch.waiting += 1
             worker.pending.append((batch.number, share.cost, share.leases))

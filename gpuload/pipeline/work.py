@@ -50,8 +50,6 @@ class Unit:
     """(picture, field, byte offset in the chunk)."""
     streams: dict[int, Stream]
     """Streams that the worker has not seen."""
-    final: bool
-    """False: more units of this batch follow; fills wait for the last."""
 
 
 @dataclass(slots=True)

@@ -11,8 +11,6 @@ from gpuload.index.video import VideoIndex
 if TYPE_CHECKING:
     import torch
 
-Column = "torch.Tensor | list[str]"
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VideoField:
@@ -55,6 +53,11 @@ class SampleSource(Protocol):
 
     @property
     def video_fields(self) -> tuple[VideoField, ...]: ...
+
+    @property
+    def reach(self) -> int:
+        """Samples by which video windows look back at most."""
+        ...
 
     def __len__(self) -> int: ...
 

@@ -40,7 +40,8 @@ def assert_as_demuxed(path: Path) -> VideoIndex:
     assert all(data[index.pos[i] : index.pos[i] + index.size[i]] == bytes(p) for i, p in enumerate(packets))
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
-    assert index.frame_pts.tolist() == [frame.pts for frame in frames]
+    # sorted: behind an empty edit in mid-list FFmpeg's packets overlap in time, and its decoder keeps their order
+    assert index.frame_pts.tolist() == sorted(frame.pts for frame in frames if frame.pts is not None)
     assert {index.rotation} >= {frame.rotation % 360 for frame in frames}
     return index
 

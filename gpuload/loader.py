@@ -1,0 +1,308 @@
+"""The loader: wires order, plan, workers and batch memory; decides nothing else."""
+
+import os
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gpuload.errors import ConfigError, LoaderClosed, StateMismatch
+from gpuload.pipeline.prefetch import Batch, Prefetcher
+from gpuload.plan.order import EpochOrder, epoch_order, num_steps, rank_batch
+from gpuload.plan.shuffle import Runs, plan_runs
+from gpuload.sources.base import SampleSource
+from gpuload.stats import LoaderStats
+
+STATE_VERSION = 1
+DEFAULT_LOOKAHEAD = 1 << 16
+"""Samples planned together: some 0.4 µs each and slot to plan; long enough for runs to live and die inside."""
+ORDERS = {False: "sequential", True: "global", "global": "global", "block": "block"}
+
+
+class HasSource(Protocol):
+    """A dataset that a loader can iterate."""
+
+    @property
+    def source(self) -> SampleSource: ...
+
+
+class Loader:
+    """Training batches in a known order, each keyframe window decoded at most once per lookahead.
+
+    Iterating gives one epoch of dicts: tensors on ``device``, text as ``list[str]``, every tensor the caller's for as
+    long as it lives. Without ``set_epoch`` every iteration repeats the same epoch. An exception of one batch leaves the
+    loader usable: the next ``next()`` gives the batch after it.
+
+    Args:
+        shuffle: ``False``; ``"global"`` or ``True``, a uniform permutation; ``"block"``, samples drawn from many
+            runs of neighbouring frames at once, which mixes episodes like a permutation and decodes little twice.
+        rank, world_size: this rank's share; every rank gets equally many batches. The last one is padded with repeated
+            samples (fewer than ``world_size``), or left out with ``drop_last``.
+        sampler: yields sample numbers instead of ``shuffle``; iterated once per epoch.
+        lookahead: samples planned together.
+        num_threads: decode workers, each a process of its own; default: the cores this process may use.
+        frame_cache_bytes: decoded pictures that wait for a later batch.
+        blob_cache_bytes: encoded bytes read and not yet decoded.
+        shuffle_buffer_bytes: nominal size of what block shuffle draws from; part of the order, like the seed.
+
+    Not thread-safe: iterate and call from one thread.
+    """
+
+    def __init__(
+        self,
+        dataset: HasSource,
+        batch_size: int = 1,
+        *,
+        shuffle: bool | str = False,
+        seed: int = 0,
+        device: str | torch.device = "auto",
+        transform: object = None,
+        drop_last: bool = False,
+        sampler: Iterable[int] | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        lookahead: int | None = None,
+        num_threads: int | None = None,
+        backend: str = "auto",
+        frame_cache_bytes: int = 4 << 30,
+        blob_cache_bytes: int = 1 << 30,
+        device_cache_bytes: int | None = None,
+        shuffle_buffer_bytes: int = 4 << 30,
+    ) -> None:
+        self.device = _device(device)
+        _refuse_unfinished(transform=transform, device_cache_bytes=device_cache_bytes, backend=backend)
+        if shuffle not in ORDERS:
+            raise ConfigError(f"shuffle must be False, True, 'global' or 'block', got {shuffle!r}")
+        if sampler is not None and shuffle:
+            raise ConfigError("sampler and shuffle exclude each other: a sampler decides the order")
+        if (rank is None) != (world_size is None):
+            raise ConfigError(f"rank and world_size go together, got rank={rank}, world_size={world_size}")
+        self.rank, self.world_size = rank or 0, 1 if world_size is None else world_size
+        if not 0 <= self.rank < self.world_size:
+            raise ConfigError(f"rank must be in [0, world_size), got rank={rank}, world_size={world_size}")
+        self.batch_size = _at_least_one("batch_size", batch_size)
+        self.num_threads = _at_least_one("num_threads", num_threads or len(os.sched_getaffinity(0)))
+        self.drop_last, self._sampler = drop_last, sampler
+        self._source = dataset.source
+        self._kind = "sampler" if sampler is not None else ORDERS[shuffle]
+        self._seed, self._epoch, self._position = seed, 0, 0
+        self._buffer_bytes = _at_least_one("shuffle_buffer_bytes", shuffle_buffer_bytes)
+        self._order: tuple[int, EpochOrder] | None = None
+        self._runs: Runs | None = None
+        self._delivered = [0, 0, 0]
+        self._mixing = [0.0, 0.0]
+        self._prefetcher = Prefetcher(
+            self._source,
+            batch_size=batch_size,
+            num_workers=self.num_threads,
+            lookahead=_at_least_one("lookahead", lookahead or DEFAULT_LOOKAHEAD),
+            frame_cache_bytes=frame_cache_bytes,
+            blob_cache_bytes=_at_least_one("blob_cache_bytes", blob_cache_bytes),
+        )
+        self._running: object = None
+        self._closed = False
+        self._finalizer = weakref.finalize(self, self._prefetcher.close)
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch on this rank."""
+        return self._steps(len(self._source) if self._sampler is None else len(self._epoch_order().samples))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Begins the epoch, or goes on where ``load_state_dict`` said. A second iterator ends the first."""
+        if self._closed:
+            raise LoaderClosed("the loader is closed; make a new one")
+        order, start, running = self._epoch_order(), self._position, object()
+        window = self.batch_size * self.world_size
+        self._running = running
+
+        def samples_of(step: int) -> npt.NDArray[np.int64]:
+            return rank_batch(
+                order,
+                start + step * window,
+                batch_size=self_batch,
+                rank=rank,
+                world_size=world_size,
+            )
+
+        self_batch, rank, world_size = self.batch_size, self.rank, self.world_size
+        self._prefetcher.start(samples_of, self._steps(len(order.samples) - start))
+        return _EpochIterator(self, running)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch the next iteration plays, from its beginning."""
+        self._epoch, self._position = epoch, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader is, after the last batch that was delivered: small, JSON-able, the same on every rank."""
+        return {
+            "version": STATE_VERSION,
+            "fingerprint": self._source.fingerprint,
+            "order": self._order_settings(),
+            "epoch": self._epoch,
+            "position": self._position,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on with the very next sample at the next iteration, on as many ranks as there are now.
+
+        Raises:
+            StateMismatch: it belongs to another dataset or order; names the difference.
+        """
+        mine = self.state_dict()
+        for name in ("version", "fingerprint", "order"):
+            theirs = state.get(name)
+            if theirs != mine[name]:
+                if isinstance(theirs, Mapping):
+                    changed = sorted(k for k in {*theirs, *mine[name]} if theirs.get(k) != mine[name].get(k))
+                    detail = ", ".join(f"{k}: {theirs.get(k)!r} there, {mine[name].get(k)!r} here" for k in changed)
+                else:
+                    detail = f"{theirs!r} there, {mine[name]!r} here"
+                what = {"fingerprint": "another dataset (or other episodes or delta_timestamps)", "order": "another order"}
+                raise StateMismatch(f"the state is of {what.get(name, 'another ' + name)}: {detail}")
+        position = int(state["position"])
+        if not 0 <= position <= len(self._source) and self._sampler is None:
+            raise StateMismatch(f"the state's position {position} is outside the epoch of {len(self._source)} samples")
+        self._epoch, self._position = int(state["epoch"]), position
+
+    @property
+    def stats(self) -> LoaderStats:
+        """A snapshot of what has been done so far."""
+        work, (batches, samples, frames) = self._prefetcher, self._delivered
+        distinct = work.frames_distinct
+        return LoaderStats(
+            batches_delivered=batches,
+            samples_delivered=samples,
+            frames_delivered=frames,
+            frames_decoded=work.frames_decoded,
+            frames_distinct=distinct,
+            amplification=work.frames_decoded / distinct if distinct else 0.0,
+            bytes_read=work.bytes_read,
+            wait_s=work.wait_s,
+            mixing=self._mixing[0] / self._mixing[1] if self._mixing[1] else 0.0,
+            kept_bytes=work.kept_bytes,
+            workers_restarted=work.restarted,
+            backends={
+                f.key: ("pyav", f"device is {self.device}; decoded in {self.num_threads} helper processes")
+                for f in self._source.video_fields
+            },
+        )
+
+    def close(self) -> None:
+        """Ends workers and threads. Idempotent; delivered batches stay valid."""
+        self._closed = True
+        self._running = None
+        self._finalizer()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _steps(self, remaining: int) -> int:
+        return num_steps(
+            remaining, batch_size=self.batch_size, world_size=self.world_size, drop_last=self.drop_last
+        )
+
+    def _order_settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {"shuffle": self._kind, "seed": self._seed, "num_samples": len(self._source)}
+        if self._kind == "block":
+            settings["shuffle_buffer_bytes"] = self._buffer_bytes
+        return settings
+
+    def _epoch_order(self) -> EpochOrder:
+        if self._sampler is not None:
+            samples = np.fromiter(self._sampler, np.int64)
+            if len(samples) and not (0 <= samples.min() and samples.max() < len(self._source)):
+                raise ConfigError(f"the sampler gave {samples.min()} to {samples.max()}, samples are 0 to {len(self._source) - 1}")
+            return EpochOrder(samples, None)
+        if self._order is None or self._order[0] != self._epoch:
+            if self._kind == "block" and self._runs is None:
+                fields = self._source.video_fields
+                self._runs = plan_runs(
+                    self._source.episode_starts(),
+                    self._source.gop_starts(),
+                    len(self._source),
+                    reach=self._source.reach,
+                    sample_pixels=sum(f.height * f.width for f in fields),
+                    buffer_bytes=self._buffer_bytes,
+                )
+            order = epoch_order(self._kind, len(self._source), seed=self._seed, epoch=self._epoch, runs=self._runs)
+            self._order = self._epoch, order
+        return self._order[1]
+
+    def _deliver(self, batch: Batch) -> dict[str, Any]:
+        count = len(batch.samples)
+        result: dict[str, Any] = {}
+        fields = self._source.video_fields
+        if batch.buffer is not None:
+            memory = torch.from_numpy(batch.buffer)
+            for f, offset in zip(fields, self._prefetcher.field_offsets, strict=True):
+                part = memory[offset : offset + count * f.num_offsets * f.frame_bytes]
+                frames = part.view(getattr(torch, f.dtype)).view(count, f.num_offsets, f.channels, f.height, f.width)
+                result[f.key] = frames.squeeze(1) if f.squeeze else frames
+        result.update(batch.columns)
+        episodes = np.searchsorted(self._source.episode_starts(), batch.samples, side="right")
+        lengths = np.diff(np.append(self._source.episode_starts(), len(self._source)))
+        self._mixing[0] += len(np.unique(episodes))
+        self._mixing[1] += float((1 - (1 - lengths / len(self._source)) ** count).sum())
+        self._delivered[0] += 1
+        self._delivered[1] += count
+        self._delivered[2] += count * sum(f.num_offsets for f in fields)
+        return result
+
+    def _advance(self) -> None:
+        total = len(self._epoch_order().samples) if self._sampler is None else self._position + self.batch_size
+        self._position = min(self._position + self.batch_size * self.world_size, total)
+
+
+class _EpochIterator(Iterator[dict[str, Any]]):
+    def __init__(self, loader: Loader, running: object) -> None:
+        self._loader, self._running = loader, running
+        self._thread = threading.get_ident()
+
+    def __next__(self) -> dict[str, Any]:
+        loader = self._loader
+        if loader._closed:
+            raise LoaderClosed("the loader is closed; make a new one")
+        if loader._running is not self._running:
+            raise LoaderClosed("another iteration of this loader has begun; a loader plays one epoch at a time")
+        try:
+            batch = loader._prefetcher.next()
+        except StopIteration:
+            loader._position = 0
+            raise
+        except BaseException:
+            loader._advance()
+            raise
+        loader._advance()
+        return loader._deliver(batch)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cpu")
+    chosen = torch.device(device)
+    if chosen.type != "cpu":
+        raise ConfigError(f"device {str(device)!r} has no implementation yet: use 'cpu' or 'auto' and move batches yourself")
+    return chosen
+
+
+def _refuse_unfinished(*, transform: object, device_cache_bytes: int | None, backend: str) -> None:
+    if transform is not None:
+        raise ConfigError("transform has no implementation yet; transform the batches, or use image_transforms with dataset[i]")
+    if device_cache_bytes is not None:
+        raise ConfigError("device_cache_bytes has no implementation yet: pictures are decoded on the CPU")
+    if backend not in ("auto", "pyav"):
+        raise ConfigError(f"backend {backend!r} has no implementation yet; choose 'auto' or 'pyav'")
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if value < 1:
+        raise ConfigError(f"{name} must be at least 1, got {value}")
+    return value

@@ -1,0 +1,213 @@
+"""The rows of a LeRobot dataset: parquet files read once into one array per feature, in the order of the samples."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gpuload.errors import DatasetError
+from gpuload.sources.lerobot_files import read_parquet
+from gpuload.sources.lerobot_images import ImageColumn
+from gpuload.sources.lerobot_meta import Feature, Meta
+
+_BOOKKEEPING = {"timestamp": "float32", "episode_index": "int64", "task_index": "int64"}
+"""Columns that samples need even where info.json does not list them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowTable:
+    """All rows of the chosen episodes, episode after episode: row r is sample r. Immutable, safe between threads."""
+
+    starts: npt.NDArray[np.int64]
+    """``[E + 1]`` rows: episode e holds ``[starts[e], starts[e + 1])``."""
+    numbers: Mapping[str, npt.NDArray[np.generic]]
+    """``[rows, *shape]`` in the feature's dtype; shape (1,) is ``[rows]``."""
+    texts: Mapping[str, npt.NDArray[np.object_]]
+    """``[rows]`` str."""
+    images: Mapping[str, ImageColumn]
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.starts[-1])
+
+
+def read_rows(meta: Meta) -> RowTable:
+    """Read every column that is no video. Row counts come from the rows, never from info.json's totals.
+
+    Raises:
+        DatasetError: a file or column is missing, damaged, ragged or contradicts the episodes.
+    """
+    features = {key: f for key, f in meta.info.features.items() if not f.is_video}
+    for key, dtype in _BOOKKEEPING.items():
+        features.setdefault(key, Feature(key, dtype, (1,), (), {}))
+    plain = [key for key, f in features.items() if not f.is_image]
+    files, tables = _read_files(meta, plain)
+    sizes = [table.num_rows for table in tables]
+    episode = np.concatenate([_column(p, t, features["episode_index"]) for p, t in zip(files, tables, strict=True)])
+    order = _row_order(meta, files, tables, features, episode.astype(np.int64))
+    starts = np.concatenate([[0], np.cumsum(meta.episodes.length)]).astype(np.int64)
+    numbers: dict[str, npt.NDArray[np.generic]] = {}
+    texts: dict[str, npt.NDArray[np.object_]] = {}
+    for key in plain:
+        if features[key].dtype == "string":
+            texts[key] = _ordered(
+                np.concatenate([_texts(p, t, key) for p, t in zip(files, tables, strict=True)]), order
+            )
+            continue
+        parts = [_column(p, t, features[key]) for p, t in zip(files, tables, strict=True)]
+        numbers[key] = _ordered(parts[0] if len(parts) == 1 else np.concatenate(parts), order)
+    file_starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    images = {
+        key: ImageColumn(meta.root, key, tuple(files), file_starts, order, meta.info.image_path, numbers)
+        for key, f in features.items()
+        if f.is_image
+    }
+    return RowTable(starts, numbers, texts, images)
+
+
+def _read_files(meta: Meta, columns: list[str]) -> tuple[list[Path], list[pa.Table]]:
+    """The data files that hold the chosen episodes' rows, whatever file the metadata names for them."""
+    used = np.unique(meta.episodes.data.file)
+    files = [meta.root / meta.episodes.data.files[i] for i in used]
+    tables = [_read_columns(path, columns) for path in files]
+    missing = set(meta.episodes.index.tolist()).difference(*(_episodes_in(t) for t in tables))
+    if missing:  # LeRobot 0.4.4's converter can name the neighbouring file
+        known = set(files)
+        for path in sorted((meta.root / "data").glob("**/*.parquet")):
+            if missing and path not in known:
+                found = missing & _episodes_in(read_parquet(path, ["episode_index"]))
+                if found:
+                    files.append(path)
+                    tables.append(_read_columns(path, columns))
+                    missing -= found
+    if missing:
+        first = min(missing)
+        place = int(np.searchsorted(meta.episodes.index, first))
+        named = meta.episodes.data.files[meta.episodes.data.file[place]]
+        raise DatasetError(
+            f"{meta.root / named}: no rows of episode {first} there or in another file of {meta.root / 'data'}; "
+            "download the dataset again"
+        )
+    return files, tables
+
+
+def _episodes_in(table: pa.Table) -> set[int]:
+    return set(table["episode_index"].unique().to_pylist())
+
+
+def _read_columns(path: Path, columns: list[str]) -> pa.Table:
+    if path.exists():
+        with contextlib.suppress(pa.ArrowException, OSError, ValueError):  # read_parquet reports the same better
+            absent = sorted(set(columns) - set(pq.read_schema(path).names))
+            if absent:
+                raise _no_column(path, absent[0])
+    return read_parquet(path, columns)
+
+
+def _no_column(path: Path, key: str) -> DatasetError:
+    return DatasetError(f"{path}: feature {key!r} of info.json has no column; correct info.json or the file")
+
+
+def _row_order(
+    meta: Meta,
+    files: list[Path],
+    tables: list[pa.Table],
+    features: Mapping[str, Feature],
+    episode: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64] | None:
+    """Rows in the order of samples; None if they are so already, and nothing needs to be copied."""
+    wanted = meta.episodes.index
+    slot = np.searchsorted(wanted, episode)
+    chosen = wanted[np.minimum(slot, len(wanted) - 1)] == episode
+    count = np.bincount(slot[chosen], minlength=len(wanted))
+    wrong = np.flatnonzero(count != meta.episodes.length)
+    if len(wrong):
+        e = int(wrong[0])
+        named = meta.root / meta.episodes.data.files[meta.episodes.data.file[e]]
+        raise DatasetError(
+            f"{named}: episode {wanted[e]} has {count[e]} rows, its metadata says {meta.episodes.length[e]}; "
+            "download the dataset again"
+        )
+    if "frame_index" not in features:
+        frame = np.zeros(len(episode), dtype=np.int64)
+    else:
+        parts = [_column(p, t, features["frame_index"]) for p, t in zip(files, tables, strict=True)]
+        frame = np.concatenate(parts).astype(np.int64)
+    sorted_already = ((episode[1:] > episode[:-1]) | ((episode[1:] == episode[:-1]) & (frame[1:] >= frame[:-1]))).all()
+    if chosen.all() and sorted_already:
+        return None
+    order = np.lexsort((frame, episode))
+    return order[chosen[order]].astype(np.int64)
+
+
+def _ordered(values: npt.NDArray[Any], order: npt.NDArray[np.int64] | None) -> npt.NDArray[Any]:
+    return values if order is None else values[order]
+
+
+def _texts(path: Path, table: pa.Table, key: str) -> npt.NDArray[np.object_]:
+    """``[rows]`` str; equal texts are one object."""
+    column = table[key].combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.string())
+    if column.null_count or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise DatasetError(f"{path}: feature {key!r} should be text in every row, got {column.type}; correct the file")
+    coded = column.dictionary_encode()
+    words = np.array([*coded.dictionary.to_pylist(), None], dtype=object)
+    return words[coded.indices.to_numpy(zero_copy_only=False)]
+
+
+def _column(path: Path, table: pa.Table, feature: Feature) -> npt.NDArray[np.generic]:
+    """``[rows, *shape]`` of one file, without copying where its chunk and dtype allow."""
+    try:
+        dtype = np.dtype(feature.dtype)
+    except TypeError as error:
+        raise DatasetError(
+            f"feature {feature.key!r} has the dtype {feature.dtype!r}, readable are numbers, bool, string, image and "
+            "video; remove it from info.json's features"
+        ) from error
+    shape = () if feature.shape in ((), (1,)) else feature.shape
+    parts = [_chunk(path, chunk, feature, shape) for chunk in table[feature.key].chunks]
+    values = parts[0] if len(parts) == 1 else np.concatenate([np.empty((0, *shape), dtype), *parts])
+    if values.dtype == dtype:
+        return values
+    with np.errstate(all="ignore"):
+        cast = values.astype(dtype)
+    if dtype.kind in "iub" and not np.array_equal(cast, values):
+        raise DatasetError(f"{path}: feature {feature.key!r} holds {values.dtype}, not info.json's {dtype}; correct it")
+    return cast
+
+
+def _chunk(path: Path, chunk: pa.Array, feature: Feature, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
+    rows, flat = len(chunk), chunk
+    while True:
+        if isinstance(flat, pa.ExtensionArray):
+            flat = flat.storage
+        if not (
+            pa.types.is_list(flat.type) or pa.types.is_large_list(flat.type) or pa.types.is_fixed_size_list(flat.type)
+        ):
+            break
+        uneven = not pa.types.is_fixed_size_list(flat.type) and len(np.unique(np.diff(flat.offsets.to_numpy()))) > 1
+        if flat.null_count or uneven:
+            raise DatasetError(
+                f"{path}: feature {feature.key!r} has rows of different length or none; correct the file"
+            )
+        flat = flat.flatten()
+    floating = pa.types.is_floating(flat.type)
+    if not (floating or pa.types.is_integer(flat.type) or pa.types.is_boolean(flat.type)):
+        raise DatasetError(f"{path}: feature {feature.key!r} should be {feature.dtype}, got {flat.type}; correct it")
+    if flat.null_count and not floating:
+        raise DatasetError(f"{path}: feature {feature.key!r} has {flat.null_count} empty rows; correct the file")
+    values: npt.NDArray[np.generic] = flat.to_numpy(zero_copy_only=False)
+    if len(values) != rows * int(np.prod(shape, dtype=np.int64)):
+        per_row = len(values) / max(rows, 1)
+        raise DatasetError(
+            f"{path}: feature {feature.key!r} has {per_row:g} values a row, info.json's shape is {feature.shape}; "
+            "correct info.json"
+        )
+    return values.reshape(rows, *shape)
