@@ -48,10 +48,12 @@ def contestants(
     return commands
 
 
-def run_rounds(commands: dict[str, list[str]], *, rounds: int, peer: Peer | None, console: Console) -> Runs:
-    """Every contestant once a round; one that fails is named and left out from then on."""
+def run_rounds(
+    commands: dict[str, list[str]], *, rounds: int, peer: Peer | None, console: Console
+) -> tuple[Runs, dict[str, str]]:
+    """Every contestant once a round; one that fails is left out from then on and named, with why, in the second value."""
     runs: Runs = defaultdict(list)
-    failed: set[str] = set()
+    failed: dict[str, str] = {}
     for number in range(rounds):
         for name, arguments in commands.items():
             if name in failed:
@@ -61,12 +63,12 @@ def run_rounds(commands: dict[str, list[str]], *, rounds: int, peer: Peer | None
             try:
                 measured = run_measured(arguments, environment=around)
             except RuntimeError as error:
-                failed.add(name)
+                failed[name] = str(error)
                 console.print(f"failed, left out: {error}", style="red", markup=False)
                 continue
             runs[name].append(measured)
             console.print(f"{measured.result['frames_per_s']:,.0f} frames/s")
-    return dict(runs)
+    return dict(runs), failed
 
 
 def summarize(runs: Runs) -> dict[str, dict[str, Any]]:
@@ -127,13 +129,14 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 130)
     machine = describe_machine()
     peer = None if args.no_peer else ensure_peer()
     if peer is not None:
         console.print(f"LeRobot decodes with {peer.backend}: {peer.reason}")
     table = Table("workload", "who", "frames/s", "of limit", "amplification", "over LeRobot", "peak MiB")
     summaries: dict[str, Any] = {}
+    failures: dict[str, str] = {}
     for workload in args.workloads.split(","):
         console.print(workload)
         root = ensure_dataset(workload, scale=args.scale, long=args.long)
@@ -145,12 +148,17 @@ def main() -> None:
             seconds=20.0 if args.scale == "full" else 3.0,
             peer=peer,
         )
-        summaries[workload] = summarize(run_rounds(commands, rounds=args.rounds, peer=peer, console=console))
+        runs, failed = run_rounds(commands, rounds=args.rounds, peer=peer, console=console)
+        failures |= {f"{workload}: {name}": message for name, message in failed.items()}
+        summaries[workload] = summarize(runs)
         add_rows(table, workload, summaries[workload])
     console.print(table)
     record = {"commit": current_commit(), "machine": machine, "versions": describe_versions(), "settings": vars(args)}
     backend = {"backend": peer.backend, "reason": peer.reason} if peer is not None else None
-    console.print(f"record: {write_record({**record, 'peer': backend, 'workloads': summaries})}")
+    content = {**record, "peer": backend, "failed": failures, "workloads": summaries}
+    console.print(f"record: {write_record(content, trial=args.scale == 'small')}")
+    if failures:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ import os
 import platform
 import statistics
 import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,7 +34,9 @@ def run_measured(arguments: Sequence[str], *, environment: dict[str, str] | None
         RuntimeError: it failed, or its last line was not JSON.
     """
     peak = 0
-    with subprocess.Popen(arguments, cwd=RECORDS.parent.parent, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        arguments, cwd=RECORDS.parent.parent, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
         while True:
             peak = max(peak, tree_bytes(process.pid))
             try:
@@ -109,12 +110,13 @@ def current_commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def write_record(content: dict[str, Any]) -> Path:
-    """Write ``records/<date>-<commit>.json``; an older one of the same name is kept."""
+def write_record(content: dict[str, Any], *, trial: bool) -> Path:
+    """Write ``records/<date>-<commit>.json`` (``trial-`` in front); an older one of the same name is kept."""
     RECORDS.mkdir(exist_ok=True)
     now = datetime.now(UTC)
-    path = RECORDS / f"{now:%Y-%m-%d}-{current_commit()}.json"
+    kind, commit = "trial-" if trial else "", current_commit()
+    path = RECORDS / f"{kind}{now:%Y-%m-%d}-{commit}.json"
     if path.exists():
-        path = path.with_name(f"{now:%Y-%m-%d}T{time.strftime('%H%M%S', now.timetuple())}-{current_commit()}.json")
+        path = path.with_name(f"{kind}{now:%Y-%m-%dT%H%M%S}-{commit}.json")
     path.write_text(json.dumps({"when": now.isoformat(), **content}, indent=2) + "\n")
     return path

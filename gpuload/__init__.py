@@ -1,5 +1,6 @@
 """gpuload: training batches from LeRobot datasets, every keyframe window decoded once, every frame exact."""
 
+from gpuload.datasets import LeRobotDataset
 from gpuload.errors import (
     ConfigError,
     DatasetError,
@@ -20,6 +21,7 @@ __all__ = [
     "DecodeError",
     "FrameNotFound",
     "GpuloadError",
+    "LeRobotDataset",
     "Loader",
     "LoaderClosed",
     "LoaderStats",

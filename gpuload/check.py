@@ -19,10 +19,13 @@ from gpuload.index.load import load_index
 from gpuload.index.video import VideoIndex
 
 Severity = Literal["error", "warning"]
+Times = npt.NDArray[np.float64]
+"""Seconds, one per row of an episode."""
 TOLERANCE_S = 1e-4
 """LeRobot's default: how far a frame may lie from the timestamp that asks for it."""
 COUNTERS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 FETCH = "fetch the dataset again"
+INFO = "meta/info.json"
 NAMES = {"libsvtav1": "av1", "libdav1d": "av1", "libaom-av1": "av1", "libx264": "h264", "avc": "h264", "h265": "hevc"}
 """FFmpeg's codec names for what recorders write instead."""
 UNREADABLE = (OSError, ValueError, pa.ArrowException)
@@ -79,10 +82,6 @@ class Folder:
     def warning(self, path: Path, message: str, remedy: str) -> Finding:
         return Finding("warning", name(self.root, path), message, remedy)
 
-    @property
-    def info_path(self) -> Path:
-        return self.root / "meta" / "info.json"
-
     def place(self, row: Mapping[str, Any], *, prefix: str, template: str, video_key: str = "") -> Path:
         """The file that ``template`` names for a row. Raises ValueError where it points outside the dataset."""
         chunk, file = int(row[f"{prefix}/chunk_index"]), int(row[f"{prefix}/file_index"])
@@ -90,6 +89,10 @@ class Folder:
         if Path(text).is_absolute() or ".." in Path(text).parts:  # by name: files may be links into a download cache
             raise ValueError(f"path {text!r} points outside the dataset")
         return self.root / text
+
+    def clip(self, row: Mapping[str, Any], camera: str, *, template: str) -> Clip:
+        path = self.place(row, prefix=f"videos/{camera}", template=template, video_key=camera)
+        return Clip(camera, path, float(row[f"videos/{camera}/from_timestamp"]))
 
 
 def check_dataset(root: Path, *, deep: bool = False, tolerance_s: float = TOLERANCE_S) -> tuple[Finding, ...]:
@@ -101,7 +104,11 @@ def check_dataset(root: Path, *, deep: bool = False, tolerance_s: float = TOLERA
     found: list[Finding] = []
     folder = open_folder(root, found)
     if folder is not None:
-        found += check_stats(folder)
+        stats = root / "meta" / "stats.json"
+        if stats.is_file():
+            read_json(folder, stats, found)
+        else:
+            found.append(folder.warning(stats, "is missing, so nothing can be normalised", "compute the statistics"))
         episodes = read_episodes(folder, found)
         found += check_totals(folder, episodes)
         times = check_data(folder, episodes, found, tasks=read_tasks(folder, found))
@@ -112,18 +119,16 @@ def check_dataset(root: Path, *, deep: bool = False, tolerance_s: float = TOLERA
 def open_folder(root: Path, found: list[Finding]) -> Folder | None:
     """What ``info.json`` says; None, with the reason in ``found``, where nothing else can be checked."""
     folder = Folder(root, {}, {}, math.nan)
-    path = folder.info_path
+    path = folder.root / INFO
     if not path.is_file():
         where = path if root.is_dir() else root
         remedy = "give the folder that contains meta/, or download the dataset"
         found.append(folder.error(where, "no LeRobot dataset is here: no meta/info.json", remedy))
         return None
-    try:
-        info = json.loads(path.read_bytes())
-    except UNREADABLE as cause:
-        found.append(folder.error(path, f"cannot be read as JSON: {first_line(cause)}"))
+    info = read_json(folder, path, found)
+    if info is None:
         return None
-    if not isinstance(info, dict) or not isinstance(info.get("features"), dict):
+    if not isinstance(info.get("features"), dict):
         found.append(folder.error(path, "has no table of features"))
         return None
     if info.get("codebase_version") != "v3.0":
@@ -137,21 +142,21 @@ def open_folder(root: Path, found: list[Finding]) -> Folder | None:
         else:
             found.append(folder.error(path, f"feature {key} has no dtype", "correct the feature in meta/info.json"))
     fps = info.get("fps")
-    usable = isinstance(fps, int | float) and not isinstance(fps, bool) and math.isfinite(fps) and fps > 0
-    if not usable:
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not math.isfinite(fps) or fps <= 0:
         found.append(folder.error(path, f"fps is {fps!r}, not a positive number", "correct fps in meta/info.json"))
-    return Folder(root, info, features, float(fps) if usable else math.nan)
+        fps = math.nan
+    return Folder(root, info, features, float(fps))
 
 
-def check_stats(folder: Folder) -> Iterator[Finding]:
-    path = folder.root / "meta" / "stats.json"
+def read_json(folder: Folder, path: Path, found: list[Finding]) -> dict[str, Any] | None:
     try:
-        if not isinstance(json.loads(path.read_bytes()), dict):
-            yield folder.error(path, "is no table of features", "compute the statistics again")
-    except FileNotFoundError:
-        yield folder.warning(path, "is missing, so nothing can be normalised", "compute the statistics")
+        content = json.loads(path.read_bytes())
     except UNREADABLE as cause:
-        yield folder.error(path, f"cannot be read as JSON: {first_line(cause)}", "compute the statistics again")
+        found.append(folder.error(path, f"cannot be read as JSON: {first_line(cause)}"))
+        return None
+    if not isinstance(content, dict):
+        found.append(folder.error(path, "is no JSON object"))
+    return content if isinstance(content, dict) else None
 
 
 def read_tasks(folder: Folder, found: list[Finding]) -> frozenset[int] | None:
@@ -159,17 +164,17 @@ def read_tasks(folder: Folder, found: list[Finding]) -> frozenset[int] | None:
     path = folder.root / "meta" / "tasks.parquet"
     try:
         table = pq.read_table(path)
-        text = next(key for key in ("task", "__index_level_0__") if key in table.column_names)
-        numbers = table["task_index"].cast(pa.int64()).to_pylist()
-        if None in numbers or not all(isinstance(task, str) for task in table[text].to_pylist()):
-            raise ValueError("an empty number, or a task that is no text")
-    except (*UNREADABLE, KeyError, StopIteration) as cause:
+        key = "task" if "task" in table.column_names else "__index_level_0__"
+        numbers = [int(number) for number in table["task_index"].to_numpy()]
+        if not all(isinstance(task, str) for task in table[key].to_pylist()):
+            raise ValueError("a task is no text")
+    except (*UNREADABLE, KeyError, TypeError) as cause:
         found.append(folder.error(path, f"has no usable tasks: {first_line(cause)}"))
         return None
     total = folder.info.get("total_tasks")
     if total not in (None, len(numbers)):
         text = f"total_tasks is {total}, tasks.parquet has {len(numbers)}"
-        found.append(folder.warning(folder.info_path, text, "correct the number in meta/info.json"))
+        found.append(folder.warning(folder.root / INFO, text, "correct the number in meta/info.json"))
     return frozenset(numbers)
 
 
@@ -195,14 +200,7 @@ def read_episodes(folder: Folder, found: list[Finding]) -> list[Episode]:
             found.append(folder.error(path, text, "remove it from the features in meta/info.json, or fetch its files"))
         for row in rows:
             try:
-                clips = tuple(
-                    Clip(
-                        camera,
-                        folder.place(row, prefix=f"videos/{camera}", template=video, video_key=camera),
-                        finite(row[f"videos/{camera}/from_timestamp"]),
-                    )
-                    for camera in located
-                )
+                clips = tuple(folder.clip(row, camera, template=video) for camera in located)
                 numbers = [
                     int(row[key]) for key in ("episode_index", "length", "dataset_from_index", "dataset_to_index")
                 ]
@@ -219,7 +217,7 @@ def check_totals(folder: Folder, episodes: list[Episode]) -> Iterator[Finding]:
     for key, real in (("total_episodes", len(episodes)), ("total_frames", sum(e.length for e in episodes))):
         if folder.info.get(key) != real:
             text = f"{key} is {folder.info.get(key)}, the episode table has {real}"
-            yield folder.error(folder.info_path, text, "correct it in meta/info.json, or fetch the missing files")
+            yield folder.error(folder.root / INFO, text, "correct it in meta/info.json, or fetch the missing files")
     table = folder.root / "meta" / "episodes"
     position = 0
     for expected, episode in enumerate(episodes):
@@ -234,7 +232,7 @@ def check_totals(folder: Folder, episodes: list[Episode]) -> Iterator[Finding]:
 
 def check_data(
     folder: Folder, episodes: list[Episode], found: list[Finding], *, tasks: frozenset[int] | None
-) -> dict[int, npt.NDArray[np.float64]]:
+) -> dict[int, Times]:
     """Every data file against the episode table and the features; the timestamps of each episode that has them."""
     rows: dict[int, list[tuple[Path, pa.Table]]] = {}
     for path in sorted({episode.data for episode in episodes} | set((folder.root / "data").glob("*/*.parquet"))):
@@ -290,12 +288,12 @@ def read_counters(folder: Folder, path: Path, found: list[Finding], *, tasks: fr
                 found.append(folder.error(path, f"column {key} is {column.type}: {first_line(cause)}"))
         elif key in stored and isinstance(shape, list) and len(shape) == 1 and len(column):
             vector = pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)
-            lengths = sorted(set(pc.list_value_length(column).to_pylist())) if vector else [1]
+            lengths = np.unique(pc.list_value_length(column).to_numpy()).tolist() if vector else [1]
             if lengths != shape:
                 text = f"column {key} holds {column.type} of length {ranges(lengths)}, info.json says {shape[0]}"
                 found.append(folder.error(path, text, f"correct the shape of {key} in meta/info.json"))
     if tasks is not None and "task_index" in columns:
-        unknown = sorted(set(columns["task_index"].to_pylist()) - tasks)
+        unknown = sorted({int(number) for number in np.unique(columns["task_index"].to_numpy())} - tasks)
         if unknown:
             found.append(folder.error(path, f"task_index {ranges(unknown)} is not in meta/tasks.parquet"))
     return pa.table(columns)
@@ -328,12 +326,7 @@ def check_rows(folder: Folder, path: Path, episode: Episode, rows: pa.Table) -> 
 
 
 def check_videos(
-    folder: Folder,
-    episodes: list[Episode],
-    times: Mapping[int, npt.NDArray[np.float64]],
-    *,
-    deep: bool,
-    tolerance_s: float,
+    folder: Folder, episodes: list[Episode], times: Mapping[int, Times], *, deep: bool, tolerance_s: float
 ) -> Iterator[Finding]:
     """Every mp4 against the features and the timestamps that ask for its frames."""
     users: dict[tuple[str, Path], list[tuple[int, Clip]]] = {}
@@ -386,7 +379,7 @@ def check_stream(folder: Folder, path: Path, camera: str, index: VideoIndex) -> 
 
 
 def check_clip(
-    folder: Folder, clip: Clip, episode: int, index: VideoIndex, stamps: npt.NDArray[np.float64], *, tolerance_s: float
+    folder: Folder, clip: Clip, episode: int, index: VideoIndex, stamps: Times, *, tolerance_s: float
 ) -> Iterator[Finding]:
     """Every timestamp of an episode has a frame within the tolerance."""
     asked, have = stamps[np.isfinite(stamps)] + clip.from_s, index.pts_s
@@ -394,7 +387,7 @@ def check_clip(
         return
     right = np.clip(np.searchsorted(have, asked), 0, len(have) - 1)
     near = np.minimum(np.abs(have[right] - asked), np.abs(have[np.maximum(right - 1, 0)] - asked))
-    lost = np.flatnonzero(near > tolerance_s)
+    lost = np.flatnonzero(~(near <= tolerance_s))  # NaN is no match either
     if len(lost):
         text = f"episode {episode}: {len(lost)} of {len(asked)} timestamps have no frame within {tolerance_s} s, the "
         text += f"first is {asked[lost[0]]:.4f} s; frames go from {have[0]:.4f} s to {have[-1]:.4f} s"
@@ -414,13 +407,6 @@ def check_pictures(folder: Folder, path: Path, index: VideoIndex) -> Iterator[Fi
         return
     if damaged or count < index.num_frames:
         yield folder.error(path, f"{count} of {index.num_frames} pictures can be decoded, {damaged} of them damaged")
-
-
-def finite(value: object) -> float:
-    number = float(value) if isinstance(value, int | float) else math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"{value!r} is no time")
-    return number
 
 
 def first_line(cause: BaseException) -> str:

@@ -233,5 +233,5 @@ def view(
     if not cameras or not len(dataset):
         raise ConfigError(f"{path}: nothing to view, the dataset has {len(cameras)} cameras and {len(dataset)} samples")
     rows = [dataset[i * len(dataset) // samples] for i in range(samples)]
-    images = {camera: torch.stack([row[camera] for row in rows]) for camera in cameras}
+    images = {camera: torch.stack([torch.as_tensor(row[camera]) for row in rows]) for camera in cameras}
     typer.echo(f"contact sheet  {contact_sheet(images, out, max_samples=samples)}")

@@ -18,7 +18,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from gpuload.datasets import LeRobotDataset
 from gpuload.errors import ConfigError, DatasetError
+from gpuload.loader import Loader
 from gpuload.view import contact_sheet
 
 TASKS = ("Pick up the cube.", "Put the cube into the box.")
@@ -176,9 +178,6 @@ def run_demo(
     Raises:
         GpuloadError: whatever the writer or the loader raises.
     """
-    from gpuload.datasets import LeRobotDataset  # TEMP
-    from gpuload.loader import Loader  # TEMP
-
     with Progress(
         TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     ) as progress:
@@ -226,7 +225,7 @@ def encode(
     encoding: Encoding,
     on_progress: Callable[[int], None] | None,
 ) -> list[npt.NDArray[np.float64]]:
-    """Write pictures ``numbers`` into one mp4, a keyframe forced at each ``every``th; returns RGB for the statistics."""
+    """Write pictures ``numbers`` into one mp4, a keyframe forced at each ``every``th; gives RGB for statistics."""
     path.parent.mkdir(parents=True, exist_ok=True)
     samples: list[npt.NDArray[np.float64]] = []
     with av.open(str(path), "w") as container:
@@ -253,7 +252,7 @@ def encode(
 def make_columns(
     rng: np.random.Generator, *, episodes: int, frames: int, fps: int
 ) -> dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int64]]:
-    """Every column that is no video: vectors float32 ``[N, 6]``, ``timestamp`` float32 ``[N]``, others int64 ``[N]``."""
+    """Every column but video: vectors float32 ``[N, 6]``, ``timestamp`` float32 ``[N]``, others int64 ``[N]``."""
     total = episodes * frames
     frame_index = np.tile(np.arange(frames, dtype=np.int64), episodes)
     episode_index = np.repeat(np.arange(episodes, dtype=np.int64), frames)

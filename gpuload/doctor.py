@@ -17,7 +17,9 @@ PROBE = """
 import importlib, json, sys
 report = {"error": None, "maps": []}
 try:
-    importlib.import_module(sys.argv[1])
+    module = importlib.import_module(sys.argv[1])
+    if getattr(module, "ffmpeg_major_version", 0) is None:  # torchcodec imports without FFmpeg, then decodes nothing
+        raise ImportError("it finds no FFmpeg 4 to 9 shared libraries (libavcodec and its kin) that it can load")
 except BaseException as error:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     report["error"] = type(error).__name__ + ": " + (lines[0] if lines else "no message")
@@ -74,7 +76,7 @@ def diagnose() -> Diagnosis:
         devices=find_devices(),
         backends=(
             judge("pyav", module="av", extra="", needs_cuda=False),
-            judge("torchcodec", module="torchcodec.decoders", extra="torchcodec", needs_cuda=False),
+            judge("torchcodec", module="torchcodec", extra="torchcodec", needs_cuda=False),
             judge("dali", module="nvidia.dali", extra="dali", needs_cuda=True),
         ),
     )
@@ -108,7 +110,7 @@ def judge(name: str, *, module: str, extra: str, needs_cuda: bool) -> Backend:
         return Backend(name, False, f"{module} is not installed; {remedy}", ())
     probe = probe_import(module)
     if probe.error:
-        return Backend(name, False, f"import {module} fails: {probe.error}", probe.libavcodec)
+        return Backend(name, False, f"{module} cannot be loaded: {probe.error}", probe.libavcodec)
     if importlib.util.find_spec(f"gpuload.decode.{name}") is None:
         reason = f"{module} imports, but gpuload {version_of('gpuload')} has no backend for it yet"
         return Backend(name, False, reason, probe.libavcodec)

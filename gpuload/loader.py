@@ -162,7 +162,10 @@ class Loader:
                     detail = ", ".join(f"{k}: {theirs.get(k)!r} there, {mine[name].get(k)!r} here" for k in changed)
                 else:
                     detail = f"{theirs!r} there, {mine[name]!r} here"
-                what = {"fingerprint": "another dataset (or other episodes or delta_timestamps)", "order": "another order"}
+                what = {
+                    "fingerprint": "another dataset (or other episodes or delta_timestamps)",
+                    "order": "another order",
+                }
                 raise StateMismatch(f"the state is of {what.get(name, 'another ' + name)}: {detail}")
         position = int(state["position"])
         if not 0 <= position <= len(self._source) and self._sampler is None:
@@ -201,13 +204,13 @@ class Loader:
     def __enter__(self) -> "Loader":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _steps(self, remaining: int) -> int:
-        return num_steps(
-            remaining, batch_size=self.batch_size, world_size=self.world_size, drop_last=self.drop_last
-        )
+        return num_steps(remaining, batch_size=self.batch_size, world_size=self.world_size, drop_last=self.drop_last)
 
     def _order_settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {"shuffle": self._kind, "seed": self._seed, "num_samples": len(self._source)}
@@ -218,8 +221,10 @@ class Loader:
     def _epoch_order(self) -> EpochOrder:
         if self._sampler is not None:
             samples = np.fromiter(self._sampler, np.int64)
-            if len(samples) and not (0 <= samples.min() and samples.max() < len(self._source)):
-                raise ConfigError(f"the sampler gave {samples.min()} to {samples.max()}, samples are 0 to {len(self._source) - 1}")
+            if len(samples) and not (samples.min() >= 0 and samples.max() < len(self._source)):
+                raise ConfigError(
+                    f"the sampler gave {samples.min()} to {samples.max()}, samples are 0 to {len(self._source) - 1}"
+                )
             return EpochOrder(samples, None)
         if self._order is None or self._order[0] != self._epoch:
             if self._kind == "block" and self._runs is None:
@@ -289,13 +294,17 @@ def _device(device: str | torch.device) -> torch.device:
         return torch.device("cpu")
     chosen = torch.device(device)
     if chosen.type != "cpu":
-        raise ConfigError(f"device {str(device)!r} has no implementation yet: use 'cpu' or 'auto' and move batches yourself")
+        raise ConfigError(
+            f"device {str(device)!r} has no implementation yet: use 'cpu' or 'auto' and move batches yourself"
+        )
     return chosen
 
 
 def _refuse_unfinished(*, transform: object, device_cache_bytes: int | None, backend: str) -> None:
     if transform is not None:
-        raise ConfigError("transform has no implementation yet; transform the batches, or use image_transforms with dataset[i]")
+        raise ConfigError(
+            "transform has no implementation yet; transform the batches, or use image_transforms with dataset[i]"
+        )
     if device_cache_bytes is not None:
         raise ConfigError("device_cache_bytes has no implementation yet: pictures are decoded on the CPU")
     if backend not in ("auto", "pyav"):

@@ -30,7 +30,9 @@ class NumberedSource:
         video = {"width": 96, "height": 64, "gop": 10, **video}
         self.frames_per_episode, self.cameras, self.offsets = frames, cameras, offsets
         self.paths = [
-            make_video(folder / f"e{e}c{c}.mp4", frames=frames, **video) for e in range(episodes) for c in range(cameras)
+            make_video(folder / f"e{e}c{c}.mp4", frames=frames, **video)
+            for e in range(episodes)
+            for c in range(cameras)
         ]
         self.episodes = episodes
         self._fields = tuple(
@@ -78,4 +80,7 @@ class NumberedSource:
         return np.unique((self.episode_starts()[:, None] + rows).ravel())
 
     def columns(self, samples: npt.NDArray[np.int64]) -> dict[str, torch.Tensor | list[str]]:
-        return {"index": torch.from_numpy(samples.copy()), "task": [f"episode {s // self.frames_per_episode}" for s in samples]}
+        return {
+            "index": torch.from_numpy(samples.copy()),
+            "task": [f"episode {s // self.frames_per_episode}" for s in samples],
+        }

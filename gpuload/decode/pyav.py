@@ -7,7 +7,6 @@ import av
 from av.error import FFmpegError
 
 from gpuload.decode.base import Run, Stream, failed
-from gpuload.errors import DecodeError
 
 MAX_SESSIONS = 8
 """Codec sessions kept; a dataset rarely has more kinds of streams, and a session holds a few MB of pictures."""
@@ -40,7 +39,7 @@ class PyavDecoder:
                     session.flush_buffers()
                     entry = run.entries[number - run.first]
                     session = self._session(stream, entry, number)
-                packet = av.Packet(data)
+                packet = av.Packet(data)  # type: ignore[arg-type]  # takes any buffer; its stub says bytes
                 packet.pts = packet.dts = number
                 frames = session.decode(packet)
                 if frames:
@@ -92,6 +91,3 @@ class PyavDecoder:
         self._sessions.move_to_end(key)
         assert isinstance(session, av.VideoCodecContext)
         return session
-
-
-__all__ = ["DecodeError", "PyavDecoder"]

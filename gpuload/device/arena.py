@@ -54,9 +54,9 @@ class BatchPool:
             place = self._empty.pop()
         chunk = self.chunks[place.chunk]
         array: npt.NDArray[np.uint8] = np.frombuffer(chunk.memory, np.uint8, self._buffer_bytes, place.offset)
-        weakref.finalize(array, _give_back, self._idle, self._empty, place, chunk.memory, self._buffer_bytes).atexit = (
-            False
-        )
+        weakref.finalize(
+            array, _give_back, self._idle, self._empty, place, chunk.memory, self._buffer_bytes
+        ).atexit = False
         return place, array
 
     def _grow(self) -> None:
@@ -87,9 +87,7 @@ def _shared_file(num_bytes: int) -> int:
     return fd
 
 
-def _give_back(
-    idle: "deque[Place]", empty: "deque[Place]", place: Place, memory: mmap.mmap, num_bytes: int
-) -> None:
+def _give_back(idle: "deque[Place]", empty: "deque[Place]", place: Place, memory: mmap.mmap, num_bytes: int) -> None:
     if len(idle) < MAX_IDLE or not hasattr(mmap, "MADV_REMOVE"):
         idle.append(place)
     else:

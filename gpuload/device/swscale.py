@@ -42,7 +42,9 @@ class SwscaleConverter:
         planar = self._reformatter.reformat(picture, format="gbrp", threads=1)
         for plane_number, channel in RGB_OF_GBRP:
             plane = planar.planes[plane_number]
-            pixels = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: picture.height, : picture.width]
+            pixels = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[
+                : picture.height, : picture.width
+            ]
             if rotation:
                 pixels = np.rot90(pixels, rotation // 90)
             if slot.dtype == np.uint8:
@@ -55,7 +57,9 @@ class SwscaleConverter:
     ) -> None:
         wide = picture if picture.format.name == "gray12le" else self._reformatter.reformat(picture, format="gray12le")
         plane = wide.planes[0]
-        codes = np.frombuffer(plane, np.uint16).reshape(-1, plane.line_size // 2)[: picture.height, : picture.width]
+        codes = np.frombuffer(memoryview(plane), np.uint16).reshape(-1, plane.line_size // 2)[
+            : picture.height, : picture.width
+        ]
         if rotation:
             codes = np.rot90(codes, rotation // 90)
         np.take(lut, codes, out=slot[0], mode="clip")

@@ -100,8 +100,13 @@ class Lookahead:
             if holder is not None and holder.alive:
                 shares[holder].cost += fill_cost
                 continue
-            if holder is not None and uses is None:  # it died with the pictures: decode them again for whoever still waits
-                uses = np.bincount(plan.picture_of_slot[rows.start :][plan.picture_of_slot[rows.start :] >= 0], minlength=self.num_pictures)
+            if (
+                holder is not None and uses is None
+            ):  # it died with the pictures: decode them again for whoever still waits
+                uses = np.bincount(
+                    plan.picture_of_slot[rows.start :][plan.picture_of_slot[rows.start :] >= 0],
+                    minlength=self.num_pictures,
+                )
             worker = min(workers, key=lambda w: w.load + shares[w].cost)
             self._holder[group] = worker
             self._add_task(group, worker, shares, cache, uses if holder is not None else plan.picture_uses, flush)

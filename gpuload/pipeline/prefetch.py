@@ -54,10 +54,14 @@ class Prefetcher:
         self._frame_cache_bytes = frame_cache_bytes
         fields = source.video_fields
         self._kinds = tuple(SlotKind(f.key, f.channels, f.height, f.width, f.dtype, f.lut) for f in fields)
-        self._kind_of_column = np.repeat(np.arange(len(fields)), [f.num_offsets for f in fields]) if fields else np.zeros(0, np.int64)
+        self._kind_of_column = (
+            np.repeat(np.arange(len(fields)), [f.num_offsets for f in fields]) if fields else np.zeros(0, np.int64)
+        )
         self.field_offsets, column_offsets, row_bytes, total = layout(source, batch_size)
         self._column_offsets, self._row_bytes = column_offsets, row_bytes
-        self._picture_bytes = np.array([f.height * f.width * 3 // 2 for f in fields for _ in range(f.num_offsets)], np.int64)
+        self._picture_bytes = np.array(
+            [f.height * f.width * 3 // 2 for f in fields for _ in range(f.num_offsets)], np.int64
+        )
         self._pool = BatchPool(total)
         self._cache = BlobCache(blob_cache_bytes, _read_blob)
         self._num_workers = num_workers if fields else 0
@@ -104,7 +108,11 @@ class Prefetcher:
                 raise StopIteration
             number = self._taken
             self._changed.wait_for(
-                lambda: self._stop or self._feed_error is not None or (number in self._batches and not self._batches[number].waiting)
+                lambda: (
+                    self._stop
+                    or self._feed_error is not None
+                    or (number in self._batches and not self._batches[number].waiting)
+                )
             )
             self.wait_s += time.perf_counter() - begin
             if self._stop:
@@ -169,7 +177,9 @@ class Prefetcher:
                     first_picture=self._pictures,
                 )
                 self._pictures += plan.num_pictures
-                self.frames_distinct += len(np.unique(plan.plan.group_file[plan.plan.picture_group] << 32 | plan.plan.picture_packet))
+                self.frames_distinct += len(
+                    np.unique(plan.plan.group_file[plan.plan.picture_group] << 32 | plan.plan.picture_packet)
+                )
                 for index, samples in enumerate(batches):
                     if not self._wait_for_room(step + index):
                         return
@@ -250,7 +260,9 @@ class Prefetcher:
             for number, _, _ in pending:
                 batch = self._batches.get(number)
                 if batch is not None:
-                    batch.error = batch.error or WorkerDied(f"{reason} while it decoded batch {number}; it is started again")
+                    batch.error = batch.error or WorkerDied(
+                        f"{reason} while it decoded batch {number}; it is started again"
+                    )
                     batch.waiting -= 1
             self._changed.notify_all()
         for _, _, leases in pending:

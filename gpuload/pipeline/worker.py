@@ -66,9 +66,7 @@ class Worker:
         done.kept_bytes = sum(plane.buffer_size for frame, _ in self._kept.values() for plane in frame.planes)
         return done
 
-    def _decode(
-        self, task: DecodeTask, chunk: int, waiting: dict[int, list[tuple[int, int]]], done: Done
-    ) -> None:
+    def _decode(self, task: DecodeTask, chunk: int, waiting: dict[int, list[tuple[int, int]]], done: Done) -> None:
         stream = self._streams[task.stream]
         names = dict(zip(task.packets, task.pictures, strict=True))
         self._uses.update(zip(task.pictures, task.uses, strict=True))

@@ -55,9 +55,7 @@ def group_frames(
     best = None
     for _ in range(ATTEMPTS):
         middle = (low + high) / 2
-        plan = _group(
-            file, packet, start, patience=2**middle, batch_size=batch_size, picture_bytes=picture_bytes
-        )
+        plan = _group(file, packet, start, patience=2**middle, batch_size=batch_size, picture_bytes=picture_bytes)
         if plan.peak_bytes <= budget_bytes:
             low, best = middle, plan
         else:

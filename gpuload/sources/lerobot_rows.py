@@ -98,7 +98,7 @@ def _read_files(meta: Meta, columns: list[str]) -> tuple[list[Path], list[pa.Tab
 
 
 def _episodes_in(table: pa.Table) -> set[int]:
-    return set(table["episode_index"].unique().to_pylist())
+    return {int(e) for e in table["episode_index"].unique().to_pylist() if e is not None}
 
 
 def _read_columns(path: Path, columns: list[str]) -> pa.Table:
@@ -143,7 +143,8 @@ def _row_order(
     if chosen.all() and sorted_already:
         return None
     order = np.lexsort((frame, episode))
-    return order[chosen[order]].astype(np.int64)
+    kept: npt.NDArray[np.int64] = order[chosen[order]].astype(np.int64)
+    return kept
 
 
 def _ordered(values: npt.NDArray[Any], order: npt.NDArray[np.int64] | None) -> npt.NDArray[Any]:
@@ -159,7 +160,8 @@ def _texts(path: Path, table: pa.Table, key: str) -> npt.NDArray[np.object_]:
         raise DatasetError(f"{path}: feature {key!r} should be text in every row, got {column.type}; correct the file")
     coded = column.dictionary_encode()
     words = np.array([*coded.dictionary.to_pylist(), None], dtype=object)
-    return words[coded.indices.to_numpy(zero_copy_only=False)]
+    texts: npt.NDArray[np.object_] = words[coded.indices.to_numpy(zero_copy_only=False)]
+    return texts
 
 
 def _column(path: Path, table: pa.Table, feature: Feature) -> npt.NDArray[np.generic]:
@@ -183,7 +185,7 @@ def _column(path: Path, table: pa.Table, feature: Feature) -> npt.NDArray[np.gen
     return cast
 
 
-def _chunk(path: Path, chunk: pa.Array, feature: Feature, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
+def _chunk(path: Path, chunk: Any, feature: Feature, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
     rows, flat = len(chunk), chunk
     while True:
         if isinstance(flat, pa.ExtensionArray):

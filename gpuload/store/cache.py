@@ -49,7 +49,9 @@ class Lease:
     def __enter__(self) -> "Lease":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.release()
 
 
@@ -91,7 +93,9 @@ class BlobCache:
                     self.bytes_read += len(data)
                     self._changed.notify_all()
             with self._changed:
-                self._changed.wait_for(lambda: all(self._entries[k].data is not None or self._entries[k].error for k in wanted))
+                self._changed.wait_for(
+                    lambda: all(self._entries[k].data is not None or self._entries[k].error for k in wanted)
+                )
                 for key in wanted:
                     error = self._entries[key].error
                     if error is not None:
@@ -120,7 +124,9 @@ class BlobCache:
                     break
                 left = None if deadline is None else deadline - time.monotonic()
                 if (left is not None and left <= 0) or not self._changed.wait(left):
-                    raise CacheFull(f"nothing was released within {timeout_s} s; blob_cache_bytes is {self.capacity_bytes}")
+                    raise CacheFull(
+                        f"nothing was released within {timeout_s} s; blob_cache_bytes is {self.capacity_bytes}"
+                    )
             for key in missing:
                 self._entries[key] = _Entry()
             self.used_bytes += need

@@ -33,7 +33,9 @@ def assert_exact(batch: dict[str, Any], source: NumberedSource, pictures: list[l
         episode, frame = divmod(sample, source.frames_per_episode)
         for camera in range(source.cameras):
             for t, offset in enumerate(source.offsets):
-                wanted = pictures[episode * source.cameras + camera][min(max(frame + offset, 0), source.frames_per_episode - 1)]
+                wanted = pictures[episode * source.cameras + camera][
+                    min(max(frame + offset, 0), source.frames_per_episode - 1)
+                ]
                 assert np.array_equal(batch[f"cam{camera}"][row, t].numpy(), wanted), (sample, camera, offset)
 
 
@@ -196,9 +198,8 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     source.video(0)
     with source.paths[0].open("r+b") as file:
         file.truncate(2000)
-    with Loader(source, 10, num_threads=1) as loader:
-        with pytest.raises(Exception, match=r"truncated"):
-            list(loader)
+    with Loader(source, 10, num_threads=1) as loader, pytest.raises(Exception, match=r"truncated"):
+        list(loader)
 
 
 def test_closing_leaves_nothing_behind(source: NumberedSource) -> None:

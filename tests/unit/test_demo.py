@@ -62,9 +62,11 @@ def test_the_tables_agree_with_each_other(tmp_path: Path) -> None:
 
 
 def test_the_same_seed_writes_the_same_rows(tmp_path: Path) -> None:
-    size = {"episodes": 1, "frames": 5, "width": 64, "height": 48}
     tables = [
-        pq.read_table(write_dataset(tmp_path / name, seed=seed, **size) / "data/chunk-000/file-000.parquet")
+        pq.read_table(
+            write_dataset(tmp_path / name, seed=seed, episodes=1, frames=5, width=64, height=48)
+            / "data/chunk-000/file-000.parquet"
+        )
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
     assert tables[0] == tables[1]

@@ -1,0 +1,324 @@
+"""LeRobotDataset: a drop-in for LeRobot's class, sample by sample or a batch at a time."""
+
+import operator
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Dataset
+
+from gpuload.errors import ConfigError, DatasetError, FrameNotFound
+from gpuload.pipeline.direct import DirectReader
+from gpuload.sources.base import SampleSource, VideoField
+from gpuload.sources.lerobot import LeRobotSource
+from gpuload.sources.lerobot_files import Stats
+from gpuload.sources.lerobot_meta import Meta
+
+Sample = dict[str, torch.Tensor | str]
+ImageTransform = Callable[[torch.Tensor], torch.Tensor]
+
+
+class LeRobotMeta:
+    """What a LeRobot train script reads of a dataset's metadata. Counts are of the chosen episodes' rows."""
+
+    def __init__(self, meta: Meta, repo_id: str) -> None:
+        self._meta = meta
+        self.repo_id = repo_id
+        self.root: Path = meta.root
+
+    @property
+    def info(self) -> Mapping[str, object]:
+        """``info.json`` as it is."""
+        return self._meta.info.raw
+
+    @property
+    def features(self) -> dict[str, dict[str, Any]]:
+        """``dtype``, ``shape`` (tuple) and ``names`` of each key; cameras that were left out are not in it."""
+        raw = self._meta.info.raw["features"]
+        kept = self._meta.info.features
+        return {k: {**raw[k], "shape": f.shape} for k, f in kept.items()} if isinstance(raw, dict) else {}
+
+    @property
+    def fps(self) -> int | float:
+        fps = self._meta.info.fps
+        return int(fps) if fps.is_integer() else fps
+
+    @property
+    def robot_type(self) -> str | None:
+        return self._meta.info.robot_type
+
+    @property
+    def stats(self) -> Stats:
+        """numpy arrays by feature and statistic."""
+        return self._meta.stats
+
+    @property
+    def tasks(self) -> Mapping[int, str]:
+        return self._meta.tasks
+
+    @property
+    def subtasks(self) -> Mapping[int, str]:
+        return self._meta.subtasks
+
+    @property
+    def video_keys(self) -> list[str]:
+        return [key for key, f in self._meta.info.features.items() if f.is_video]
+
+    @property
+    def image_keys(self) -> list[str]:
+        return [key for key, f in self._meta.info.features.items() if f.is_image]
+
+    @property
+    def camera_keys(self) -> list[str]:
+        return [key for key, f in self._meta.info.features.items() if f.is_video or f.is_image]
+
+    @property
+    def depth_keys(self) -> list[str]:
+        return [key for key in self.camera_keys if self._meta.info.features[key].is_depth]
+
+    @property
+    def episodes(self) -> dict[str, list[int] | list[list[str]]]:
+        """Columns, as LeRobot's: ``meta.episodes["dataset_from_index"]``. Indices count the samples of this dataset."""
+        episodes = self._meta.episodes
+        stop = np.cumsum(episodes.length)
+        return {
+            "episode_index": episodes.index.tolist(),
+            "length": episodes.length.tolist(),
+            "dataset_from_index": (stop - episodes.length).tolist(),
+            "dataset_to_index": stop.tolist(),
+            "tasks": [list(tasks) for tasks in episodes.tasks],
+        }
+
+    @property
+    def total_frames(self) -> int:
+        return int(self._meta.episodes.length.sum())
+
+    @property
+    def total_episodes(self) -> int:
+        return len(self._meta.episodes.index)
+
+    @property
+    def total_tasks(self) -> int:
+        return len(self._meta.tasks)
+
+
+class _Opened:
+    """What one process has open: the source, a decoder, and the lock around the decoder."""
+
+    def __init__(self, source: LeRobotSource) -> None:
+        self.source = source
+        self.pid = os.getpid()
+        self.lock = threading.Lock()
+        self.reader: DirectReader | None = None
+
+
+class LeRobotDataset(Dataset[Sample]):
+    """A local LeRobot dataset, v3.0, v2.1 or v2.0: ``dataset[i]`` is what LeRobot's own class returns.
+
+    Any number of threads, and processes by fork, spawn or forkserver, may use it; each process opens its own decoder
+    when it first decodes. A pickle holds the arguments only.
+
+    Raises:
+        DatasetError: the folder is not there, or not what its metadata says.
+        ConfigError: an argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        repo_id: str | Path,
+        root: str | Path | None = None,
+        episodes: Sequence[int] | None = None,
+        image_transforms: ImageTransform | None = None,
+        delta_timestamps: Mapping[str, Sequence[float]] | None = None,
+        tolerance_s: float = 1e-4,
+        revision: str | None = None,
+        force_cache_sync: bool = False,
+        download_videos: bool = True,
+        video_backend: str | None = None,
+        batch_encoding_size: int = 1,
+        *,
+        return_uint8: bool = False,
+        video_keys: Sequence[str] | None = None,
+    ) -> None:
+        """``video_keys``: the cameras to load; None is all of them, ``[]`` none.
+
+        ``download_videos`` has no effect, since nothing is ever downloaded; ``video_backend`` ``"pyav"`` and
+        ``"torchcodec"`` mean the same pixels.
+        """
+        _refuse(revision is not None, "revision", revision, "pass the folder of that revision as root")
+        _refuse(force_cache_sync, "force_cache_sync", force_cache_sync, "download the dataset with huggingface-cli")
+        _refuse(
+            video_backend not in (None, "pyav", "torchcodec"), "video_backend", video_backend,
+            "the Loader's backend= chooses a decoder",
+        )  # fmt: skip
+        _refuse(batch_encoding_size != 1, "batch_encoding_size", batch_encoding_size, "gpuload does not record")
+        self.repo_id = str(repo_id)
+        self.root = find_root(repo_id, root)
+        self.episodes = None if episodes is None else [int(e) for e in episodes]
+        self.image_transforms = image_transforms
+        self.delta_timestamps = None if delta_timestamps is None else {k: list(v) for k, v in delta_timestamps.items()}
+        self.tolerance_s = tolerance_s
+        self.return_uint8 = return_uint8
+        self._video_keys = None if video_keys is None else list(video_keys)
+        self._opened: _Opened | None = None
+        self._open()
+
+    @property
+    def source(self) -> SampleSource:
+        """The samples as arrays and frame numbers, for ``gpuload.Loader``."""
+        return self._open().source
+
+    @property
+    def meta(self) -> LeRobotMeta:
+        return LeRobotMeta(self._open().source.meta, self.repo_id)
+
+    @property
+    def num_frames(self) -> int:
+        """Of the chosen episodes."""
+        return len(self)
+
+    @property
+    def num_episodes(self) -> int:
+        return self.meta.total_episodes
+
+    @property
+    def fps(self) -> int | float:
+        return self.meta.fps
+
+    @property
+    def features(self) -> dict[str, dict[str, Any]]:
+        return self.meta.features
+
+    def __len__(self) -> int:
+        return len(self._open().source)
+
+    def __getitem__(self, index: int) -> Sample:
+        """One sample; negative indices count from the end.
+
+        Raises:
+            IndexError: there is no such sample. FrameNotFound: a timestamp has no frame. VideoError: decoding failed.
+        """
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """Several samples in one plan: each GOP is decoded once. A sample's tensors are views of the batch's.
+
+        Raises: as ``__getitem__``.
+        """
+        opened = self._open()
+        samples = np.array([self._checked(index) for index in indices], dtype=np.int64)
+        if not len(samples):
+            return []
+        batch = opened.source.columns(samples)
+        batch |= _read_videos(opened, samples)
+        items: list[Sample] = [{key: values[i] for key, values in batch.items()} for i in range(len(samples))]
+        if self.image_transforms is not None:
+            meta = self.meta
+            for key in set(meta.camera_keys) - set(meta.depth_keys):
+                for item in items:
+                    picture = item[key]
+                    if isinstance(picture, torch.Tensor):
+                        item[key] = self.image_transforms(picture)
+        return items
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_opened": None}
+
+    def __repr__(self) -> str:
+        return f"LeRobotDataset({str(self.root)!r}, {self.num_episodes} episodes, {len(self)} frames)"
+
+    def _checked(self, index: int) -> int:
+        number, size = operator.index(index), len(self)
+        if not -size <= number < size:
+            raise IndexError(f"sample {number} of {size}")
+        return number % size
+
+    def _open(self) -> _Opened:
+        """This process's state. After a fork the source is shared, the parent's decoder and lock are not."""
+        opened = self._opened
+        if opened is None:
+            source = LeRobotSource(
+                self.root,
+                episodes=self.episodes,
+                delta_timestamps=self.delta_timestamps,
+                tolerance_s=self.tolerance_s,
+                return_uint8=self.return_uint8,
+                video_keys=self._video_keys,
+            )
+            opened = self._opened = _Opened(source)
+        elif opened.pid != os.getpid():
+            opened = self._opened = _Opened(opened.source)
+        return opened
+
+
+def find_root(repo_id: str | Path, root: str | Path | None = None) -> Path:
+    """The dataset's folder: ``root`` if given, else ``repo_id`` as a path, else LeRobot's cache folder.
+
+    Raises:
+        DatasetError: none of them exists; names the command that downloads it.
+    """
+    if root is not None:
+        if not Path(root).is_dir():
+            raise DatasetError(f"root {root} is no folder; download with: {_download(repo_id, Path(root))}")
+        return Path(root).absolute()
+    if Path(repo_id).is_dir():
+        return Path(repo_id).absolute()
+    home = os.environ.get("HF_LEROBOT_HOME")
+    cache = Path(home) if home else Path("~/.cache/huggingface/lerobot").expanduser()
+    found = cache / repo_id
+    if not found.is_dir():
+        raise DatasetError(f"{repo_id} is no folder and not in {cache}; download with: {_download(repo_id, found)}")
+    return found
+
+
+def _download(repo_id: str | Path, folder: Path) -> str:
+    return f"huggingface-cli download {repo_id} --repo-type dataset --local-dir {folder}"
+
+
+def _refuse(wrong: bool, name: str, value: object, instead: str) -> None:
+    if wrong:
+        raise ConfigError(f"{name}={value!r} cannot be honoured; {instead}")
+
+
+def _read_videos(opened: _Opened, samples: npt.NDArray[np.int64]) -> dict[str, torch.Tensor]:
+    """``[n, (T,) C, H, W]`` of every camera, one ``read`` a file."""
+    source = opened.source
+    refs = source.frames(samples)
+    if (refs.frame < 0).any():
+        sample, slot = np.argwhere(refs.frame < 0)[0].tolist()
+        raise FrameNotFound(source.why_missing(int(samples[sample]), slot))
+    batch: dict[str, torch.Tensor] = {}
+    first = 0
+    for field in source.video_fields:
+        span = slice(first, first + field.num_offsets)
+        first += field.num_offsets
+        file, frame = refs.file[:, span].reshape(-1), refs.frame[:, span].reshape(-1)
+        pictures = _read_field(opened, field, file, frame)
+        lead = (len(samples),) if field.squeeze else (len(samples), field.num_offsets)
+        batch[field.key] = pictures.reshape(*lead, field.channels, field.height, field.width)
+    return batch
+
+
+def _read_field(
+    opened: _Opened, field: VideoField, file: npt.NDArray[np.int32], frame: npt.NDArray[np.int32]
+) -> torch.Tensor:
+    """``[slots, C, H, W]``."""
+    shape = (field.channels, field.height, field.width)
+    out = np.empty((len(file), *shape), dtype=field.dtype)
+    numbers = np.unique(file).tolist()
+    with opened.lock:
+        if opened.reader is None:
+            opened.reader = DirectReader()
+        for number in numbers:
+            slots = np.flatnonzero(file == number)
+            # slots of one file may lie apart in the batch, and read fills one array
+            part = out if len(numbers) == 1 else np.empty((len(slots), *shape), dtype=field.dtype)
+            opened.reader.read(opened.source.video(number), frame[slots], part, field.lut)
+            if part is not out:
+                out[slots] = part
+    return torch.from_numpy(out)

@@ -1,0 +1,345 @@
+"""A LeRobot dataset (v3.0, v2.1, v2.0) as a SampleSource: every row of the chosen episodes is a sample."""
+
+import hashlib
+import json
+import math
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gpuload.errors import ConfigError, DatasetError
+from gpuload.index.load import load_index
+from gpuload.index.video import VideoIndex
+from gpuload.sources.base import FrameRefs, VideoField
+from gpuload.sources.lerobot_depth import depth_lut, is_depth_format
+from gpuload.sources.lerobot_frames import CameraFrames
+from gpuload.sources.lerobot_meta import Feature, Meta, read_meta
+from gpuload.sources.lerobot_rows import RowTable, read_rows
+
+_FPS_SLACK = 0.02
+"""Of a frame period: by how much rows may be further apart than info.json's fps says."""
+
+
+class LeRobotSource:
+    """Samples of a local LeRobot folder. Any thread may call; video files are indexed when first needed, and kept.
+
+    Raises:
+        DatasetError: a file is missing, damaged or contradicts another. ConfigError: an argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        episodes: Sequence[int] | None = None,
+        delta_timestamps: Mapping[str, Sequence[float]] | None = None,
+        tolerance_s: float = 1e-4,
+        return_uint8: bool = False,
+        video_keys: Sequence[str] | None = None,
+        cache_dir: Path | None = None,
+    ) -> None:
+        if not (math.isfinite(tolerance_s) and tolerance_s > 0):
+            raise ConfigError(f"tolerance_s must be above 0 seconds, got {tolerance_s}")
+        self.meta: Meta = read_meta(Path(root), episodes=episodes, video_keys=video_keys)
+        features = self.meta.info.features
+        self._tolerance_s = tolerance_s
+        self._cache_dir = cache_dir
+        self._offsets = plan_offsets(features, delta_timestamps or {}, fps=self.meta.info.fps, tolerance_s=tolerance_s)
+        self._rows: RowTable = read_rows(self.meta)
+        self._starts = self._rows.starts
+        self._task_of = _task_texts(self.meta, self._rows, "task")
+        self._subtask_of = _task_texts(self.meta, self._rows, "subtask") if self.meta.subtasks else {}
+        timestamps_s = self._rows.numbers["timestamp"]
+        self._timestamps_s: npt.NDArray[np.floating] = timestamps_s.astype(np.float64)
+        self._outputs = {key: self._output_of(key) for key in self._rows.numbers}
+        self._check_fps()
+        self._paths: list[str] = []
+        self._cameras: list[CameraFrames] = []
+        for key, placement in self.meta.episodes.videos.items():
+            camera = CameraFrames(key, len(self._paths), placement, self._starts, self._timestamps_s, tolerance_s)
+            self._cameras.append(camera)
+            self._paths += [self._existing(key, path) for path in placement.files]
+        self._videos: dict[int, VideoIndex] = {}
+        self._lock_pid, self._lock_made = os.getpid(), threading.RLock()
+        self._gop_starts: npt.NDArray[np.int64] | None = None
+        self._fields = tuple(self._field_of(camera, return_uint8) for camera in self._cameras)
+        self._slot_of = np.cumsum([0] + [field.num_offsets for field in self._fields])
+        self._fingerprint = self._digest()
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    @property
+    def video_fields(self) -> tuple[VideoField, ...]:
+        return self._fields
+
+    @property
+    def reach(self) -> int:
+        """Samples by which video windows look back at most."""
+        return max([0, *(-offset for field in self._fields for offset in self._offsets.get(field.key, (0,)))])
+
+    def __len__(self) -> int:
+        return self._rows.num_rows
+
+    def frames(self, samples: npt.NDArray[np.int64]) -> FrameRefs:
+        """Frames that samples int64 ``[n]`` need; a file's rows are matched to its pts when it is first met.
+
+        Raises:
+            VideoError: a file cannot be indexed. DatasetError: it contradicts info.json.
+        """
+        slots = int(self._slot_of[-1])
+        file = np.full((len(samples), slots), -1, dtype=np.int32)
+        frame = np.full((len(samples), slots), -1, dtype=np.int32)
+        episode = self._episode_of(samples)
+        for camera, field, first in zip(self._cameras, self._fields, self._slot_of.tolist(), strict=False):
+            self._resolve(camera, episode)
+            span = slice(first, first + field.num_offsets)
+            rows = self._window(samples, episode, self._offsets.get(field.key, (0,)))[0]
+            file[:, span] = camera.files(episode)[:, None]
+            frame[:, span] = camera.frames(rows)
+        return FrameRefs(file, frame)
+
+    def video(self, file: int) -> VideoIndex:
+        """The index of one file, read when first asked for.
+
+        Raises:
+            VideoError: it cannot be indexed. DatasetError: its pictures do not have info.json's size.
+        """
+        known = self._videos.get(file)
+        if known is not None:
+            return known
+        with self._lock:
+            if file not in self._videos:
+                index = load_index(self._paths[file], cache_dir=self._cache_dir)
+                camera = next(c for c in reversed(self._cameras) if c.first_file <= file)
+                self._check_video(self.meta.info.features[camera.key], index)
+                self._videos[file] = index
+            return self._videos[file]
+
+    def why_missing(self, sample: int, slot: int) -> str:
+        """The sentence of an error for a slot whose frame is -1."""
+        place = int(np.searchsorted(self._slot_of, slot, side="right")) - 1
+        camera, field = self._cameras[place], self._fields[place]
+        samples = np.array([sample], dtype=np.int64)
+        episode = self._episode_of(samples)
+        row = self._window(samples, episode, self._offsets.get(field.key, (0,)))[0][0, slot - int(self._slot_of[place])]
+        number = int(episode[0])
+        wanted_s = float(camera.wanted_s(number, self._timestamps_s[row : row + 1])[0])
+        file = int(camera.files(episode)[0])
+        about = (
+            f"{self._paths[file]}: no frame of {field.key!r} for sample {sample} "
+            f"(episode {self.meta.episodes.index[number]}, row timestamp {self._timestamps_s[row]} s)"
+        )
+        if not math.isfinite(wanted_s):
+            return f"{about}: the timestamp is no number; correct the data file"
+        pts_s = self.video(file).pts_s
+        if not len(pts_s):
+            return f"{about}: the file has no frames; download it again"
+        nearest_s = float(pts_s[np.argmin(np.abs(pts_s - wanted_s))])
+        return (
+            f"{about}: wanted {wanted_s:.6f} s, nearest is {nearest_s:.6f} s, {abs(nearest_s - wanted_s):.6f} s away, "
+            f"tolerance_s is {self._tolerance_s:g}; correct the timestamps or give a larger tolerance_s"
+        )
+
+    def episode_starts(self) -> npt.NDArray[np.int64]:
+        """First sample of each episode, ascending, beginning with 0."""
+        return np.unique(self._starts[:-1][np.diff(self._starts) > 0])
+
+    def gop_starts(self) -> npt.NDArray[np.int64]:
+        """First sample of each GOP of the camera with the longest ones (by its first file). Indexes all its files."""
+        if self._gop_starts is None:
+            with self._lock:
+                self._gop_starts = self._find_gop_starts()
+        return self._gop_starts
+
+    def columns(self, samples: npt.NDArray[np.int64]) -> dict[str, torch.Tensor | list[str]]:
+        """Everything that is not decoded from video, stacked as LeRobot's collated samples are.
+
+        Numbers keep their stored dtype, ``timestamp`` is float32, bookkeeping indices int64; image features are float32
+        ``[n, (T,) C, H, W]``, 8-bit ones in [0, 1]; ``<key>_is_pad`` is bool ``[n, T]``; texts are lists.
+        """
+        batch: dict[str, torch.Tensor | list[str]] = {}
+        episode = self._episode_of(samples)
+        windows = {
+            offsets: self._window(samples, episode, offsets) for offsets in dict.fromkeys(self._offsets.values())
+        }
+        for key, values in self._outputs.items():
+            rows = windows[self._offsets[key]][0] if key in self._offsets else samples
+            batch[key] = torch.from_numpy(values[rows])
+        for key, texts in self._rows.texts.items():
+            batch[key] = texts[samples].tolist()
+        for key, images in self._rows.images.items():
+            rows = windows[self._offsets[key]][0] if key in self._offsets else samples
+            pictures = _image_tensor(images.read(rows.reshape(-1)))
+            batch[key] = pictures.reshape(*rows.shape, *pictures.shape[1:])
+        for key, offsets in self._offsets.items():
+            batch[f"{key}_is_pad"] = torch.from_numpy(windows[offsets][1].copy())
+        batch["task"] = [self._task_of[i] for i in self._rows.numbers["task_index"][samples].tolist()]
+        if self._subtask_of:
+            batch["subtask"] = [self._subtask_of[i] for i in self._rows.numbers["subtask_index"][samples].tolist()]
+        return batch
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _lock(self) -> threading.RLock:
+        """Of this process: a parent's thread may have held the lock at the fork."""
+        if self._lock_pid != os.getpid():
+            self._lock_made, self._lock_pid = threading.RLock(), os.getpid()
+            for images in self._rows.images.values():
+                images.after_fork()
+        return self._lock_made
+
+    def _episode_of(self, samples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return np.searchsorted(self._starts, samples, side="right") - 1
+
+    def _window(
+        self, samples: npt.NDArray[np.int64], episode: npt.NDArray[np.int64], offsets: tuple[int, ...]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """``(rows, padded)``, each ``[n, T]``: anchor plus offsets, clamped to the episode."""
+        asked = samples[:, None] + np.array(offsets, dtype=np.int64)
+        rows = np.clip(asked, self._starts[episode][:, None], self._starts[episode + 1][:, None] - 1)
+        return rows, rows != asked
+
+    def _resolve(self, camera: CameraFrames, episode: npt.NDArray[np.int64]) -> None:
+        if len(camera.unresolved(episode)):
+            with self._lock:
+                for file in camera.unresolved(episode).tolist():
+                    camera.resolve(file, self.video)
+
+    def _find_gop_starts(self) -> npt.NDArray[np.int64]:
+        if not self._cameras:
+            return self.episode_starts()
+        gop_frames = [
+            (v := self.video(camera.first_file)).num_frames / max(len(v.keyframes), 1) for camera in self._cameras
+        ]
+        camera = self._cameras[int(np.argmax(gop_frames))]
+        every = np.arange(len(self._starts) - 1, dtype=np.int64)
+        self._resolve(camera, every)
+        frame = camera.frames(np.arange(len(self), dtype=np.int64))
+        starts = [self.episode_starts()]
+        for episode in every.tolist():
+            video = self.video(int(camera.files(every[episode : episode + 1])[0]))
+            mine = frame[self._starts[episode] : self._starts[episode + 1]]
+            shown = np.flatnonzero(mine >= 0)
+            gop = np.searchsorted(video.keyframes, video.frame_packet[mine[shown]], side="right")
+            starts.append(self._starts[episode] + shown[1:][gop[1:] != gop[:-1]])
+        return np.unique(np.concatenate(starts))
+
+    def _output_of(self, key: str) -> npt.NDArray[np.generic]:
+        values = self._rows.numbers[key]
+        return values.astype(np.float32, copy=False) if key == "timestamp" else values
+
+    def _check_fps(self) -> None:
+        """Windows are counted in rows, so rows must be 1/fps apart."""
+        rows = min(len(self), 100_000)
+        apart = np.diff(self._timestamps_s[:rows])
+        within = np.diff(self._episode_of(np.arange(rows, dtype=np.int64))) == 0
+        apart = apart[within & np.isfinite(apart)]
+        period_s = 1 / self.meta.info.fps
+        if len(apart) and abs(float(np.median(apart)) - period_s) > max(_FPS_SLACK * period_s, self._tolerance_s):
+            raise DatasetError(
+                f"{self.meta.root}/meta/info.json: fps is {self.meta.info.fps:g} but rows are "
+                f"{float(np.median(apart)):.6f} s apart; correct fps or the timestamps"
+            )
+
+    def _existing(self, key: str, path: str) -> str:
+        full = self.meta.root / path
+        if not full.exists():
+            raise DatasetError(
+                f"{full}: the file of camera {key!r} is missing; download it, or leave the camera out: "
+                f"video_keys={[k for k in self.meta.episodes.videos if k != key]}"
+            )
+        return str(full)
+
+    def _field_of(self, camera: CameraFrames, return_uint8: bool) -> VideoField:
+        feature = self.meta.info.features[camera.key]
+        index = self.video(camera.first_file)
+        width, height = _shown_size(index)
+        offsets = len(self._offsets.get(camera.key, (0,)))
+        if feature.is_depth:
+            lut = depth_lut(feature.info, f"{self.meta.root}/meta/info.json, {camera.key!r}")
+            return VideoField(camera.key, offsets, offsets == 1, height, width, 1, "float32", lut)
+        dtype = "uint8" if return_uint8 else "float32"
+        return VideoField(camera.key, offsets, offsets == 1, height, width, 3, dtype)
+
+    def _check_video(self, feature: Feature, index: VideoIndex) -> None:
+        width, height = _shown_size(index)
+        if feature.height_width not in (None, (height, width)):
+            raise DatasetError(
+                f"{index.path}: pictures of {feature.key!r} are {width}x{height}, the shape in "
+                f"{self.meta.root}/meta/info.json is {feature.shape}; correct it or replace the file"
+            )
+        if feature.is_depth and not is_depth_format(index.pixel_format):
+            raise DatasetError(
+                f"{index.path}: {feature.key!r} is a depth map, which needs 12-bit pictures, got {index.pixel_format}; "
+                "set video.is_depth_map to false in info.json to read it as colour"
+            )
+
+    def _digest(self) -> str:
+        raw = {key: self.meta.info.raw.get(key) for key in ("codebase_version", "fps", "features")}
+        parts = [raw, list(self.meta.info.features), {key: list(value) for key, value in self._offsets.items()}]
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
+        digest.update(self.meta.episodes.index.tobytes())
+        digest.update(self._starts.tobytes())
+        return digest.hexdigest()
+
+
+def plan_offsets(
+    features: Mapping[str, Feature], delta_timestamps: Mapping[str, Sequence[float]], *, fps: float, tolerance_s: float
+) -> dict[str, tuple[int, ...]]:
+    """Rows relative to the anchor for each key of ``delta_timestamps`` (seconds).
+
+    Raises:
+        ConfigError: an unknown key, a text, an empty list, or a time that is no multiple of 1/fps within the tolerance.
+    """
+    offsets: dict[str, tuple[int, ...]] = {}
+    for key, deltas in delta_timestamps.items():
+        feature = features.get(key)
+        if feature is None or feature.dtype == "string":
+            usable = ", ".join(k for k, f in features.items() if f.dtype != "string")
+            raise ConfigError(f"delta_timestamps: no window can be made of {key!r}; usable features are {usable}")
+        times_s = np.asarray(deltas, dtype=np.float64)
+        if times_s.ndim != 1 or not len(times_s) or not np.isfinite(times_s).all():
+            raise ConfigError(
+                f"delta_timestamps[{key!r}] must be a list of at least one number of seconds, got {deltas}"
+            )
+        rows = np.rint(times_s * fps)
+        off = np.abs(rows / fps - times_s)
+        if (off > tolerance_s).any():
+            worst = float(times_s[int(np.argmax(off))])
+            raise ConfigError(
+                f"delta_timestamps[{key!r}]: {worst} s is no multiple of 1/fps = {1 / fps:.6f} s within "
+                f"tolerance_s = {tolerance_s:g}"
+            )
+        offsets[key] = tuple(int(row) for row in rows)
+    return offsets
+
+
+def _task_texts(meta: Meta, rows: RowTable, noun: str) -> Mapping[int, str]:
+    names = meta.tasks if noun == "task" else meta.subtasks
+    stored = rows.numbers.get(f"{noun}_index")
+    if stored is None:
+        return {}
+    unknown = set(np.unique(stored).tolist()) - set(names)
+    if unknown:
+        raise DatasetError(f"{meta.root}/meta: rows have {noun}_index {min(unknown)}, which is not among the {noun}s")
+    return names
+
+
+def _shown_size(index: VideoIndex) -> tuple[int, int]:
+    """(width, height) after rotation."""
+    return (index.height, index.width) if index.rotation % 180 else (index.width, index.height)
+
+
+def _image_tensor(pictures: npt.NDArray[np.generic]) -> torch.Tensor:
+    """Any depth ``[n, C, H, W]`` -> float32: 8-bit in [0, 1], deeper ones as stored (depth in mm)."""
+    if pictures.dtype == np.uint8:
+        return torch.from_numpy(pictures).to(torch.float32).div_(255)
+    return torch.from_numpy(pictures.astype(np.float32))
