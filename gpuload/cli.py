@@ -90,6 +90,7 @@ def demo(
     run_demo(
         path,
         console=Console(),
+        save_sheet=contact_sheet,
         episodes=episodes,
         frames=frames,
         codec=codec,
@@ -111,20 +112,13 @@ def info(path: DatasetPath) -> None:
     found = summarize(path)
     console = Console()
     console.print(f"{found.root}: {found.episodes} episodes, {found.samples:,} samples, {found.fps:g} frames/s")
-    table = Table("camera", "codec", "size", "pixels", "files", "frames", "GOP min/med/max", "MB", "decoded by")
     for camera in found.cameras:
-        table.add_row(
-            camera.key,
-            camera.codec,
-            f"{camera.width}x{camera.height}",
-            camera.pixel_format,
-            str(camera.files),
-            f"{camera.frames:,}",
-            f"{camera.gop_min}/{camera.gop_median}/{camera.gop_max}",
-            f"{camera.bytes / 1e6:.1f}",
-            camera.decoder,
-        )
-    console.print(table)
+        gops = f"{camera.gop_min} to {camera.gop_max} frames, median {camera.gop_median}"
+        console.print(f"[bold]{escape(camera.key)}[/]", highlight=False)
+        console.print(f"  video       {camera.codec}, {camera.width}x{camera.height}, {camera.pixel_format}")
+        console.print(f"  stored      {camera.frames:,} frames in {camera.files} files, {camera.bytes / 1e6:.1f} MB")
+        console.print(f"  GOP length  {gops}")
+        console.print(f"  decoded by  {camera.decoder}")
     columns = Table("feature", "dtype", "shape")
     for key, dtype, shape in found.columns:
         columns.add_row(key, dtype, "x".join(map(str, shape)) or "1")

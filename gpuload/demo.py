@@ -21,7 +21,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gpuload.datasets import LeRobotDataset
 from gpuload.errors import ConfigError, DatasetError
 from gpuload.loader import Loader
-from gpuload.view import contact_sheet
 
 TASKS = ("Pick up the cube.", "Put the cube into the box.")
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
@@ -162,6 +161,7 @@ def run_demo(
     root: Path,
     *,
     console: Console,
+    save_sheet: Callable[[Mapping[str, torch.Tensor], Path], Path],
     episodes: int = 4,
     frames: int = 60,
     codec: str = "libx264",
@@ -172,8 +172,8 @@ def run_demo(
 ) -> Path:
     """Write the demo dataset unless ``root`` has one, load an epoch, report on ``console``; returns the contact sheet.
 
-    The epoch is shuffled in blocks, with windows of two frames per camera. The sheet shows its first batch and lies
-    at ``sheet``, by default ``contact_sheet.png`` in ``root``.
+    The epoch is shuffled in blocks, with windows of two frames per camera. ``save_sheet`` gets its first batch and
+    the path ``sheet``, by default ``contact_sheet.png`` in ``root``.
 
     Raises:
         GpuloadError: whatever the writer or the loader raises.
@@ -204,15 +204,19 @@ def run_demo(
             elapsed_s = time.perf_counter() - start_s
             stats = loader.stats
     rate = stats.frames_delivered / elapsed_s
-    console.print(f"dataset        {root} ({len(dataset)} samples, {len(windows)} cameras)", highlight=False)
+    console.print(
+        f"dataset        {root} ({len(dataset)} samples, {len(windows)} cameras)", highlight=False, soft_wrap=True
+    )
     console.print(
         f"rate           {rate:,.0f} frames/s ({stats.frames_delivered:,} in {elapsed_s:.2f} s)", highlight=False
     )
-    console.print(f"amplification  {stats.amplification:.2f} (frames decoded per distinct frame)", highlight=False)
+    console.print(
+        f"amplification  {stats.amplification:.2f} (frames decoded per distinct frame)", highlight=False, soft_wrap=True
+    )
     for stream, (name, reason) in stats.backends.items():
-        console.print(f"backend        {stream}: {name} ({reason})", highlight=False, markup=False)
-    path = contact_sheet(first, sheet or root / "contact_sheet.png")
-    console.print(f"contact sheet  {path}", highlight=False, markup=False)
+        console.print(f"backend        {stream}: {name} ({reason})", highlight=False, markup=False, soft_wrap=True)
+    path = save_sheet(first, sheet or root / "contact_sheet.png")
+    console.print(f"contact sheet  {path}", highlight=False, markup=False, soft_wrap=True)
     return path
 
 

@@ -7,6 +7,7 @@ import av
 import numpy as np
 
 from gpuload.datasets import LeRobotDataset
+from gpuload.decode.pyav import DECODERS
 from gpuload.index.video import VideoIndex
 from gpuload.sources.base import SampleSource
 
@@ -113,6 +114,6 @@ def describe(key: str, videos: list[VideoIndex]) -> Camera:
 def decoder_of(codec: str) -> str:
     """What decodes FFmpeg codec ``codec`` in this version of gpuload, in a sentence."""
     try:
-        return f"pyav on the CPU, FFmpeg's {av.Codec(codec, 'r').name}"
+        return f"pyav on the CPU, FFmpeg's {av.Codec(DECODERS.get(codec, codec), 'r').name}"
     except av.codec.codec.UnknownCodecError:
         return f"nothing: this FFmpeg has no decoder for {codec}"

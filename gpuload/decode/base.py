@@ -52,5 +52,6 @@ class Decoder(Protocol):
 def failed(stream: Stream, packet: int, cause: str) -> DecodeError:
     """The error of one picture: which file, which packet, why, what to do."""
     return DecodeError(
-        f"{stream.path}: packet {packet} ({stream.codec}): {cause}; run `gpuload check` on the dataset or re-encode the file"
+        f"{stream.path}: packet {packet} ({stream.codec}): {cause}; "
+        "run `gpuload check` on the dataset or re-encode the file"
     )

@@ -34,7 +34,8 @@ class SwscaleConverter:
         height, width = (picture.width, picture.height) if turned else (picture.height, picture.width)
         if slot.shape[1:] != (height, width):
             raise DecodeError(
-                f"the picture is {width}x{height}, the metadata promise {slot.shape[2]}x{slot.shape[1]}; correct info.json"
+                f"the picture is {width}x{height}, the metadata promise {slot.shape[2]}x{slot.shape[1]}; "
+                "correct info.json"
             )
         if lut is not None:
             self._depth(picture, slot, rotation, lut)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import add
 
 import numpy as np
 import numpy.typing as npt
 
 from gpuload.decode.base import Stream
 from gpuload.errors import CacheFull
-from gpuload.index.video import VideoIndex
 from gpuload.pipeline.direct import entries, stream_of
 from gpuload.pipeline.handle import WorkerHandle
 from gpuload.pipeline.work import DecodeTask
@@ -66,6 +67,18 @@ class Lookahead:
         )
         self._due = np.searchsorted(self.begins, self.plan.group_due, side="right") - 1
         self._holder: list[WorkerHandle | None] = [None] * len(self.plan.group_file)
+        # Plain lists: an element of an array costs ten times one of a list, and every group needs a dozen.
+        self._groups = list(
+            zip(
+                self.plan.group_file.tolist(),
+                self.plan.group_first.tolist(),
+                self.plan.group_picture[:-1].tolist(),
+                self.plan.group_picture[1:].tolist(),
+                strict=True,
+            )
+        )
+        self._packets: list[int] = self.plan.picture_packet.tolist()
+        self._uses: list[int] = self.plan.picture_uses.tolist()
 
     @property
     def num_pictures(self) -> int:
@@ -92,25 +105,19 @@ class Lookahead:
         chosen = pictures[present]
         group_of_fill = plan.picture_group[chosen]
         shares = {w: Share([], [], {}, []) for w in workers}
-        uses: npt.NDArray[np.int64] | None = None
+        uses: list[int] | None = None
         filled = np.bincount(group_of_fill, minlength=1)
-        for group in np.unique(group_of_fill).tolist():
+        groups = np.flatnonzero(filled)
+        for group, fills in zip(groups.tolist(), filled[groups].tolist(), strict=True):
             holder = self._holder[group]
-            fill_cost = FILL_COST * int(filled[group])
-            if holder is not None and holder.alive:
-                shares[holder].cost += fill_cost
-                continue
-            if (
-                holder is not None and uses is None
-            ):  # it died with the pictures: decode them again for whoever still waits
-                uses = np.bincount(
-                    plan.picture_of_slot[rows.start :][plan.picture_of_slot[rows.start :] >= 0],
-                    minlength=self.num_pictures,
-                )
-            worker = min(workers, key=lambda w: w.load + shares[w].cost)
-            self._holder[group] = worker
-            self._add_task(group, worker, shares, cache, uses if holder is not None else plan.picture_uses, flush)
-            shares[worker].cost += fill_cost
+            if holder is None or not holder.alive:
+                if holder is not None and uses is None:
+                    uses = self._uses_from(rows.start)  # it died with its pictures: again, for whoever still waits
+                worker = min(workers, key=lambda w: w.load + shares[w].cost)
+                self._holder[group] = worker
+                self._add_task(group, worker, shares, cache, self._uses if holder is None else uses or [], flush)
+                holder = worker
+            shares[holder].cost += FILL_COST * fills
         columns = np.broadcast_to(kinds, pictures.shape)[present]
         for picture, group, kind, place in zip(
             chosen.tolist(), group_of_fill.tolist(), columns.tolist(), places[present].tolist(), strict=True
@@ -120,37 +127,42 @@ class Lookahead:
             shares[holder].fills.append((self.first_picture + picture, kind, place))
         return shares
 
+    def _uses_from(self, row: int) -> list[int]:
+        rest = self.plan.picture_of_slot[row:]
+        counts: list[int] = np.bincount(rest[rest >= 0], minlength=self.num_pictures).tolist()
+        return counts
+
     def _add_task(
         self,
         group: int,
         worker: WorkerHandle,
         shares: dict[WorkerHandle, Share],
         cache: BlobCache,
-        uses: npt.NDArray[np.int64] | None,
+        uses: list[int],
         flush: "Callable[[dict[WorkerHandle, Share]], None]",
     ) -> None:
-        plan = self.plan
-        assert uses is not None
-        pictures = np.arange(plan.group_picture[group], plan.group_picture[group + 1])
-        pictures = pictures[uses[pictures] > 0]
-        packets = plan.picture_packet[pictures]
-        file, first, last = int(plan.group_file[group]), int(plan.group_first[group]), int(packets.max())
+        file, first, begin, end = self._groups[group]
+        pictures = [p for p in range(begin, end) if uses[p]]
+        packets = [self._packets[p] for p in pictures]
+        last = packets[-1]
         video = self.source.video(file)
-        share = shares[worker]
-        sizes = tuple(video.size[first : last + 1].tolist())
+        sizes: list[int] = video.size[first : last + 1].tolist()
         if video.contiguous:
-            key = blob_key(video, first, last)
+            pos: list[int] = video.pos[first : last + 1].tolist()
+            start = min(pos)
+            key = BlobKey(video.path, start, max(map(add, pos, sizes)))
             try:
                 lease = cache.acquire_all([key], timeout_s=0.0)
             except CacheFull:
                 flush(shares)
                 lease = cache.acquire_all([key])
-            share.leases.append(lease)
+            shares[worker].leases.append(lease)
             data = lease.data[0]
-            begins = tuple((video.pos[first : last + 1] - key.start).tolist())
+            begins = [p - start for p in pos]
         else:
             data = b"".join(demux_packets(video, first, last))
-            begins = (0, *np.cumsum(sizes)[:-1].tolist())
+            begins = list(accumulate(sizes[:-1], initial=0))
+        share = shares[worker]
         if file not in worker.streams:
             worker.streams.add(file)
             share.streams[file] = stream_of(video)
@@ -162,15 +174,9 @@ class Lookahead:
                 begins=begins,
                 entries=entries(video, first, last),
                 data=data,
-                packets=tuple(packets.tolist()),
-                pictures=tuple((pictures + self.first_picture).tolist()),
-                uses=tuple(uses[pictures].tolist()),
+                packets=packets,
+                pictures=[p + self.first_picture for p in pictures],
+                uses=[uses[p] for p in pictures],
             )
         )
         share.cost += last - first + 1
-
-
-def blob_key(video: VideoIndex, first: int, last: int) -> BlobKey:
-    """The bytes of packets ``first .. last``."""
-    pos = video.pos[first : last + 1]
-    return BlobKey(video.path, int(pos.min()), int((pos + video.size[first : last + 1]).max()))

@@ -27,16 +27,16 @@ class DecodeTask:
     stream: int
     first: int
     """Number of the first packet in its file."""
-    sizes: tuple[int, ...]
+    sizes: list[int]
     """Bytes of each packet; they follow each other in ``data``."""
-    begins: tuple[int, ...]
+    begins: list[int]
     entries: tuple[int, ...]
     data: bytes
-    packets: tuple[int, ...]
+    packets: list[int]
     """Packet numbers of the wanted pictures."""
-    pictures: tuple[int, ...]
+    pictures: list[int]
     """Their names in fills."""
-    uses: tuple[int, ...]
+    uses: list[int]
 
 
 @dataclass(frozen=True, slots=True)

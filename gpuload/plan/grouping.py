@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 ATTEMPTS = 6
-"""Plans tried to fit a budget: each costs 0.4 µs a slot and narrows the patience by a sixty-fourth of its range (log)."""
+"""Plans tried to fit a budget: each costs 0.4 µs a slot and halves the range of patience, on a log scale."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,8 +42,8 @@ def group_frames(
     """Groups wanted frames ``[n, S]`` (-1: missing) so that each GOP is decoded once, if the budget allows.
 
     Otherwise the pictures that would wait longest for the least are let go, and their GOP is decoded again when it is
-    wanted again: a GOP's uses are parted where (samples to wait) x (uses left) / (uses of the GOP) exceeds a patience that is made as large
-    as the budget allows.
+    wanted again: a GOP's uses are parted where (samples to wait) x (part of its uses left) exceeds a patience that is
+    made as large as the budget allows.
 
     Args:
         picture_bytes: ``[S]`` bytes of a kept picture of each slot column.

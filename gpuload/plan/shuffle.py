@@ -11,7 +11,7 @@ RESIDENT = 0.85
 """Most of the active runs' pictures that is in memory at once (simulated: 0.81 at GOP 30, 0.88 at GOP 250); they come
 as they are needed and go as they are used."""
 MANY, FEW = 64, 33
-"""Active runs wanted for mixing; accepted where more of them would mean decoding much twice. More than a usual batch."""
+"""Active runs wanted for mixing; accepted where more would mean decoding much twice. More than a usual batch."""
 COSTLY = 1.3
 """Amplification above which fewer, longer runs are preferred."""
 SHORTEST = 8
@@ -79,7 +79,7 @@ def plan_runs(
 
 
 def _cut_episodes(episode_starts: Samples, lengths: Samples, good: Samples, length: int) -> Samples:
-    """Starts of pieces of at most about ``length`` samples, moved to the nearest ``good`` start within a quarter of it."""
+    """Starts of pieces of at most about ``length`` samples, moved to a ``good`` start within a quarter of it."""
     pieces = -(-lengths // length)
     episode = np.repeat(np.arange(len(lengths)), pieces)
     number = np.arange(len(episode)) - (np.cumsum(pieces) - pieces)[episode]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VideoField:
-    """One key of a batch that is decoded from video: ``[B, T, channels, height, width]``, T squeezed where ``squeeze``."""
+    """One key of a batch that is decoded from video: ``[B, T, channels, height, width]``, T left out if ``squeeze``."""
 
     key: str
     num_offsets: int

@@ -35,7 +35,7 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     if not path.exists():
         raise DatasetError(f"{path} is missing; download the dataset again")
     try:
-        return pq.ParquetFile(path, memory_map=True).read(columns=columns)
+        return pq.ParquetFile(path, memory_map=True, page_checksum_verification=True).read(columns=columns)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DatasetError(f"{path} cannot be read as parquet ({error}); download the file again") from error
 

@@ -113,7 +113,8 @@ class BlobCache:
         total = sum(k.stop - k.start for k in wanted)
         if total > self.capacity_bytes:
             raise CacheFull(
-                f"{wanted[0].path}: one decode needs {total} bytes at once, blob_cache_bytes is {self.capacity_bytes}; raise it"
+                f"{wanted[0].path}: one decode needs {total} bytes at once, "
+                f"blob_cache_bytes is {self.capacity_bytes}; raise it"
             )
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed:

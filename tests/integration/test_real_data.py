@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gpuload.datasets import LeRobotDataset
-from gpuload.errors import DatasetError
+from gpuload.errors import DatasetError, FrameNotFound
 
 pytestmark = pytest.mark.skipif("GPULOAD_REAL_DATA" not in os.environ, reason="GPULOAD_REAL_DATA is not set")
 
@@ -67,7 +67,7 @@ def test_a_camera_without_files_is_named_and_can_be_left_out(data: Path) -> None
     dataset = LeRobotDataset(root, video_keys=["observation.images.ego_view"])
     assert (len(dataset), dataset.num_episodes, dataset.fps) == (2096, 5, 20)
     assert dataset.meta.camera_keys == ["observation.images.ego_view"]
-    samples = dataset.__getitems__([0, 415, 416, -1])
+    samples = dataset.__getitems__([0, 414, 416, -2])
     picture = samples[0]["observation.images.ego_view"]
     assert isinstance(picture, torch.Tensor)
     assert picture.shape == (3, 256, 256)
@@ -75,10 +75,19 @@ def test_a_camera_without_files_is_named_and_can_be_left_out(data: Path) -> None
     assert samples[0]["task"] == "pick the pear from the counter and place it in the plate"
 
 
-def test_every_row_of_real_data_has_a_frame(data: Path) -> None:
-    for name, keys in (("g1_v30_av1_5ep", None), ("groot_picknplace_v20", ["observation.images.ego_view"])):
-        source = LeRobotDataset(data / name, video_keys=keys).source
-        refs = source.frames(np.arange(len(source), dtype=np.int64))
-        assert (refs.frame >= 0).all()
-        # no two rows of a file share a frame
-        assert len(np.unique(np.stack([refs.file[:, 0], refs.frame[:, 0]]), axis=1).T) == len(source)
+def test_every_row_of_a_sound_dataset_has_a_frame_of_its_own(data: Path) -> None:
+    source = LeRobotDataset(data / "g1_v30_av1_5ep").source
+    refs = source.frames(np.arange(len(source), dtype=np.int64))
+    assert (refs.frame >= 0).all()
+    assert len(np.unique(np.concatenate([refs.file, refs.frame], axis=1), axis=0)) == len(source)
+
+
+def test_a_row_after_the_last_frame_is_refused(data: Path) -> None:
+    # groot's rows begin at 1/fps, its videos at 0: the last row of each episode lies one period after the last frame
+    keys = ["observation.images.ego_view"]
+    dataset = LeRobotDataset(data / "groot_picknplace_v20", video_keys=keys)
+    refs = dataset.source.frames(np.arange(len(dataset), dtype=np.int64))
+    assert np.flatnonzero(refs.frame[:, 0] < 0).tolist() == [415, 885, 1355, 1767, 2095]
+    with pytest.raises(FrameNotFound, match=r"episode_000000\.mp4.*sample 415.*tolerance_s"):
+        dataset[415]
+    assert isinstance(LeRobotDataset(data / "groot_picknplace_v20", tolerance_s=0.051, video_keys=keys)[415], dict)

@@ -1,0 +1,420 @@
+"""Laws of the LeRobot source and dataset, on generated sets and on damaged copies of them."""
+
+import io
+import json
+import math
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from gpuload.datasets import LeRobotDataset, find_root
+from gpuload.demo import write_dataset
+from gpuload.errors import ConfigError, DatasetError, FrameNotFound, GpuloadError, VideoError
+from gpuload.sources.lerobot import LeRobotSource
+from gpuload.sources.lerobot_depth import depth_lut
+
+TOP, WRIST = "observation.images.top", "observation.images.wrist"
+EPISODES, FRAMES = 3, 20
+DATA = "data/chunk-000/file-000.parquet"
+
+
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("lerobot") / "set"
+    return write_dataset(root, episodes=EPISODES, frames=FRAMES, width=128, height=96, gop=8)
+
+
+@pytest.fixture
+def copy(pristine: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pristine, tmp_path / "set"))
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def edit_table(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    pq.write_table(change(pq.read_table(path)), path)
+
+
+def replace(table: pa.Table, key: str, values: Any) -> pa.Table:
+    at = table.column_names.index(key) if key in table.column_names else None
+    return table.append_column(key, values) if at is None else table.set_column(at, key, values)
+
+
+def add_feature(root: Path, key: str, dtype: str, shape: list[int], values: Any) -> None:
+    edit_json(root / "meta/info.json", lambda info: info["features"].update({key: {"dtype": dtype, "shape": shape}}))
+    edit_table(root / DATA, lambda table: replace(table, key, values))
+
+
+def tensor(value: object) -> torch.Tensor:
+    assert isinstance(value, torch.Tensor)
+    return value
+
+
+# pixels and shapes ---------------------------------------------------------------------------------------------------
+
+
+def test_every_frame_equals_a_sequential_decode(pristine: Path) -> None:
+    dataset = LeRobotDataset(pristine, return_uint8=True)
+    assert len(dataset) == EPISODES * FRAMES
+    for key in (TOP, WRIST):
+        files = sorted((pristine / "videos" / key).glob("**/*.mp4"))
+        expected = [f.to_ndarray(format="rgb24") for path in files for f in av.open(str(path)).decode(video=0)]
+        samples = dataset.__getitems__(range(len(dataset)))
+        for i, sample in enumerate(samples):
+            np.testing.assert_array_equal(tensor(sample[key]).permute(1, 2, 0).numpy(), expected[i])
+
+
+def test_a_sample_has_the_keys_dtypes_and_shapes_of_the_contract(pristine: Path) -> None:
+    deltas = {TOP: [-1 / 30, 0.0], WRIST: [0.0], "action": [i / 30 for i in range(5)]}
+    sample = LeRobotDataset(pristine, delta_timestamps=deltas)[0]
+    assert tensor(sample[TOP]).shape == (2, 3, 96, 128)
+    assert tensor(sample[WRIST]).shape == (3, 96, 128)
+    assert tensor(sample[TOP]).dtype == torch.float32
+    assert 0 <= float(tensor(sample[TOP]).min()) < float(tensor(sample[TOP]).max()) <= 1
+    assert tensor(sample["action"]).shape[0] == 5
+    assert tensor(sample[f"{TOP}_is_pad"]).tolist() == [True, False]
+    assert tensor(sample[f"{WRIST}_is_pad"]).tolist() == [False]
+    for key in ("frame_index", "episode_index", "index", "task_index"):
+        assert (tensor(sample[key]).dtype, tensor(sample[key]).shape) == (torch.int64, ())
+    assert (tensor(sample["timestamp"]).dtype, tensor(sample["timestamp"]).shape) == (torch.float32, ())
+    assert isinstance(sample["task"], str)
+
+
+def test_windows_repeat_the_boundary_row_of_their_own_episode(pristine: Path) -> None:
+    source = LeRobotSource(pristine, delta_timestamps={"index": [-2 / 30, 0.0, 3 / 30], TOP: [-2 / 30, 0.0, 3 / 30]})
+    samples = np.arange(len(source), dtype=np.int64)
+    batch = source.columns(samples)
+    rows, pads = tensor(batch["index"]).tolist(), tensor(batch["index_is_pad"]).tolist()
+    for i in range(len(source)):
+        first = i // FRAMES * FRAMES
+        asked = [i - 2, i, i + 3]
+        assert rows[i] == [min(max(row, first), first + FRAMES - 1) for row in asked]
+        assert pads[i] == [not first <= row < first + FRAMES for row in asked]
+    refs = source.frames(samples)
+    alone = LeRobotSource(pristine).frames(np.asarray(rows).reshape(-1)).frame[:, 0].reshape(-1, 3)
+    np.testing.assert_array_equal(refs.frame[:, :3], alone)
+    assert source.reach == 2
+
+
+def test_a_subset_keeps_the_stored_indices(pristine: Path) -> None:
+    whole = LeRobotDataset(pristine, return_uint8=True)
+    dataset = LeRobotDataset(pristine, episodes=[2, 0], return_uint8=True)
+    assert (len(dataset), dataset.num_episodes) == (2 * FRAMES, 2)
+    for mine, theirs in ((0, 0), (FRAMES, 2 * FRAMES), (-1, EPISODES * FRAMES - 1)):
+        assert int(tensor(dataset[mine]["index"])) == theirs
+        assert torch.equal(tensor(dataset[mine][TOP]), tensor(whole[theirs][TOP]))
+    assert dataset.source.fingerprint != whole.source.fingerprint
+    assert dataset.source.episode_starts().tolist() == [0, FRAMES]
+
+
+def test_gop_starts_are_where_keyframes_are_shown(pristine: Path) -> None:
+    source = LeRobotSource(pristine)
+    path = next((pristine / "videos" / TOP).glob("**/*.mp4"))
+    keys = [i for i, frame in enumerate(av.open(str(path)).decode(video=0)) if frame.key_frame]
+    assert source.gop_starts().tolist() == sorted({*keys, *range(0, EPISODES * FRAMES, FRAMES)})
+
+
+def test_image_transforms_see_cameras_only(pristine: Path) -> None:
+    plain, flipped = (
+        LeRobotDataset(pristine),
+        LeRobotDataset(pristine, image_transforms=lambda picture: picture.flip(-1)),
+    )
+    assert torch.equal(tensor(flipped[5][TOP]), tensor(plain[5][TOP]).flip(-1))
+    assert torch.equal(tensor(flipped[5]["action"]), tensor(plain[5]["action"]))
+
+
+def test_indices_outside_raise_index_error(pristine: Path) -> None:
+    dataset = LeRobotDataset(pristine)
+    for index in (len(dataset), -len(dataset) - 1):
+        with pytest.raises(IndexError):
+            dataset[index]
+
+
+# processes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
+def test_it_works_in_a_torch_dataloader(pristine: Path, context: str) -> None:
+    dataset = LeRobotDataset(pristine, return_uint8=True)
+    expected = torch.stack([tensor(s[TOP]) for s in dataset.__getitems__(range(len(dataset)))])
+    loader: Any = DataLoader(dataset, batch_size=16, num_workers=2, multiprocessing_context=context)
+    assert torch.equal(torch.cat([batch[TOP] for batch in loader]), expected)
+
+
+def test_a_pickle_is_small_and_gives_the_same_samples(pristine: Path) -> None:
+    dataset = LeRobotDataset(pristine, delta_timestamps={"action": [0.0, 1 / 30]})
+    dataset[0]
+    data = pickle.dumps(dataset)
+    assert len(data) < 5000
+    again = pickle.loads(data)
+    assert torch.equal(again[7][TOP], tensor(dataset[7][TOP]))
+
+
+# stored types --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"],
+)
+@pytest.mark.parametrize("shape", [[1], [3], [2, 3]])
+@pytest.mark.parametrize("fixed", [True, False])
+def test_numbers_of_every_type_and_rank_come_back(copy: Path, dtype: str, shape: list[int], fixed: bool) -> None:
+    values = np.random.default_rng(0).integers(0, 2 if dtype == "bool" else 100, (EPISODES * FRAMES, *shape))
+    values = values.astype(dtype)
+    if shape == [1]:
+        stored: Any = pa.array(values[:, 0])
+    else:
+        kind = pa.from_numpy_dtype(values.dtype)
+        for length in reversed(shape):
+            kind = pa.list_(kind, length) if fixed else pa.list_(kind)
+        stored = pa.array(values.tolist(), type=kind)
+    add_feature(copy, "extra", dtype, shape, stored)
+    got = tensor(LeRobotSource(copy, video_keys=[]).columns(np.array([5, 41, 5]))["extra"])
+    np.testing.assert_array_equal(got.numpy(), values[[5, 41, 5]].reshape(3, *([] if shape == [1] else shape)))
+    assert got.numpy().dtype == np.dtype(dtype)
+
+
+def test_texts_come_back(copy: Path) -> None:
+    words = [f"word {i % 4}" for i in range(EPISODES * FRAMES)]
+    add_feature(copy, "note", "string", [1], pa.array(words))
+    assert LeRobotSource(copy, video_keys=[]).columns(np.array([6, 1]))["note"] == [words[6], words[1]]
+    with pytest.raises(ConfigError, match="note"):
+        LeRobotSource(copy, delta_timestamps={"note": [0.0]})
+
+
+def png(picture: np.ndarray[Any, Any]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "png")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [("uint8", (6, 8, 3)), ("uint8", (6, 8)), ("uint16", (6, 8))])
+@pytest.mark.parametrize("in_files", [False, True])
+def test_images_come_back(copy: Path, dtype: str, shape: tuple[int, ...], in_files: bool) -> None:
+    high = np.iinfo(dtype).max
+    pictures = np.random.default_rng(0).integers(0, high, (EPISODES * FRAMES, *shape)).astype(dtype)
+    rows: list[dict[str, bytes | str | None]] = [{"bytes": png(p), "path": None} for p in pictures]
+    if in_files:
+        (copy / "images").mkdir()
+        for i, row in enumerate(rows):
+            data = row["bytes"]
+            assert isinstance(data, bytes)
+            (copy / f"images/{i}.png").write_bytes(data)
+            rows[i] = {"bytes": None, "path": f"images/{i}.png"}
+    stored = pa.array(rows, type=pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    add_feature(copy, "picture", "image", [*shape[:2], 3 if len(shape) == 3 else 1], stored)
+    source = LeRobotSource(copy, video_keys=[], delta_timestamps={"picture": [0.0, 1 / 30]})
+    got = tensor(source.columns(np.array([2, 45]))["picture"]).numpy()
+    expected = pictures[[2, 3, 45, 46]].reshape(2, 2, 6, 8, -1).transpose(0, 1, 4, 2, 3).astype(np.float32)
+    np.testing.assert_array_equal(got, expected / np.float32(255) if dtype == "uint8" else expected)
+
+
+def test_rows_are_found_whatever_file_the_metadata_names(copy: Path) -> None:
+    table = pq.read_table(copy / DATA)
+    pq.write_table(table.slice(0, FRAMES), copy / DATA)
+    pq.write_table(table.slice(FRAMES), copy / "data/chunk-000/file-001.parquet")
+    episodes = next((copy / "meta/episodes").glob("**/*.parquet"))
+    edit_table(episodes, lambda t: replace(t, "data/file_index", pa.array([0, 0, 1], pa.int16())))  # off by one
+    for chosen in (None, [1], [2, 1]):
+        source = LeRobotSource(copy, episodes=chosen, video_keys=[])
+        kept = table.filter(pa.compute.is_in(table["episode_index"], pa.array(chosen or [0, 1, 2])))
+        got = tensor(source.columns(np.arange(len(source)))["index"])
+        assert got.tolist() == kept["index"].to_pylist()
+
+
+def test_tasks_are_read_under_both_names(copy: Path) -> None:
+    plain = LeRobotSource(copy, video_keys=[]).columns(np.array([0]))["task"]
+    path = copy / "meta/tasks.parquet"
+    names = {"task": "__index_level_0__", "__index_level_0__": "task"}
+    edit_table(
+        path, lambda t: t.rename_columns([names.get(c, c) for c in t.column_names]).replace_schema_metadata(None)
+    )
+    assert LeRobotSource(copy, video_keys=[]).columns(np.array([0]))["task"] == plain
+
+
+@pytest.mark.parametrize("version", ["v2.0", "v2.1"])
+def test_an_older_layout_gives_the_same_rows(pristine: Path, tmp_path: Path, version: str) -> None:
+    (tmp_path / "meta").mkdir()
+    info = json.loads((pristine / "meta/info.json").read_text())
+    data_path = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+    info |= {"codebase_version": version, "data_path": data_path, "chunks_size": 2}
+    (tmp_path / "meta/info.json").write_text(json.dumps(info))
+    table = pq.read_table(pristine / DATA)
+    lines, stats = [], []
+    tasks = [json.dumps({"task_index": i, "task": "do it"}) for i in range(9)]
+    for e in (2, 0, 1):  # unordered
+        rows = table.filter(np.asarray(table["episode_index"]) == e)
+        path = tmp_path / f"data/chunk-00{e // 2}/episode_00000{e}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(rows, path)
+        lines.append(json.dumps({"episode_index": e, "tasks": ["do it"], "length": rows.num_rows}))
+        values = np.array(rows["action"].to_pylist())
+        of = {"min": values.min(0), "max": values.max(0), "mean": values.mean(0), "std": values.std(0)}
+        listed = {name: value.tolist() for name, value in of.items()} | {"count": [rows.num_rows]}
+        stats.append(json.dumps({"episode_index": e, "stats": {"action": listed}}))
+    (tmp_path / "meta/episodes.jsonl").write_text("\n".join(lines))
+    (tmp_path / "meta/tasks.jsonl").write_text("\n".join(tasks))
+    if version == "v2.1":
+        (tmp_path / "meta/episodes_stats.jsonl").write_text("\n".join(stats))
+    dataset, newer = LeRobotDataset(tmp_path, video_keys=[]), LeRobotSource(pristine, video_keys=[])
+    every = np.arange(len(newer))
+    batch = dataset.source.columns(every)
+    for key, value in newer.columns(every).items():
+        if key != "task":
+            assert torch.equal(tensor(batch[key]), tensor(value))
+    assert batch["task"] == ["do it"] * len(every)
+    if version == "v2.1":
+        values = np.array(table["action"].to_pylist())
+        for name, expected in (("mean", values.mean(0)), ("std", values.std(0)), ("max", values.max(0))):
+            np.testing.assert_allclose(dataset.meta.stats["action"][name], expected, rtol=1e-6)
+
+
+def test_depth_codes_mean_millimetres() -> None:
+    lut = depth_lut({}, "test")
+    assert lut.dtype == np.float32
+    assert lut.shape == (4096,)
+    assert [float(lut[0]), float(lut[-1])] == [10.0, 10_000.0]
+    low, high = math.log(3.51), math.log(13.5)
+    for code in (1, 700, 2048, 4000):
+        assert abs(float(lut[code]) - 1000 * (math.exp(low + code / 4095 * (high - low)) - 3.5)) <= 0.51
+    linear = depth_lut({"video.use_log": False, "video.depth_min": 0.0, "video.depth_max": 4.095}, "test")
+    np.testing.assert_array_equal(linear, np.arange(4096, dtype=np.float32))
+
+
+# refusals ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"delta_timestamps": {"action": [0.01]}}, "multiple"),
+        ({"delta_timestamps": {"nothing": [0.0]}}, "nothing"),
+        ({"delta_timestamps": {"action": []}}, "action"),
+        ({"delta_timestamps": {"action": [math.nan]}}, "action"),
+        ({"episodes": [9]}, "episode 9"),
+        ({"episodes": []}, "no episode"),
+        ({"tolerance_s": 0.0}, "tolerance_s"),
+        ({"video_keys": ["front"]}, "front"),
+        ({"revision": "v1"}, "revision"),
+        ({"force_cache_sync": True}, "force_cache_sync"),
+        ({"video_backend": "video_reader"}, "video_backend"),
+        ({"batch_encoding_size": 2}, "batch_encoding_size"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_refused_by_name(pristine: Path, arguments: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        LeRobotDataset(pristine, **arguments)
+
+
+def test_a_missing_dataset_names_the_download_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_LEROBOT_HOME", str(tmp_path))
+    with pytest.raises(DatasetError, match="huggingface-cli download someone/set"):
+        find_root("someone/set")
+    (tmp_path / "someone/set").mkdir(parents=True)
+    assert find_root("someone/set") == tmp_path / "someone/set"
+    with pytest.raises(DatasetError, match=r"no meta/info\.json"):
+        LeRobotDataset("someone/set")
+
+
+def info(**changes: object) -> Callable[[Path], None]:
+    return lambda root: edit_json(root / "meta/info.json", lambda value: value.update(changes))
+
+
+def timestamps(values: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]) -> Callable[[Path], None]:
+    def change(table: pa.Table) -> pa.Table:
+        return replace(table, "timestamp", pa.array(values(table["timestamp"].to_numpy().copy()), pa.float32()))
+
+    return lambda root: edit_table(root / DATA, change)
+
+
+def cut_short(name: str) -> Callable[[Path], None]:
+    def cut(root: Path) -> None:
+        path = next(root.glob(name))
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    return cut
+
+
+def taller(root: Path) -> None:
+    edit_json(root / "meta/info.json", lambda v: v["features"][TOP].update(shape=[480, 640, 3]))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no json": (lambda root: (root / "meta/info.json").write_text("{"), r"info\.json"),
+    "json list": (lambda root: (root / "meta/info.json").write_text("[]"), r"info\.json"),
+    "wrong fps": (info(fps=15), "fps is 15"),
+    "fps text": (info(fps="many"), "fps"),
+    "old version": (info(codebase_version="v1.6"), "v1.6"),
+    "escaping data": (info(data_path="../{chunk_index}/{file_index}"), "outside"),
+    "escaping video": (info(video_path="/etc/{video_key}"), "outside"),
+    "unknown field": (info(video_path="videos/{camera}"), "known fields"),
+    "size": (taller, "128x96"),
+    "no data": (lambda root: (root / DATA).unlink(), r"file-000\.parquet"),
+    "cut data": (cut_short(DATA), r"file-000\.parquet"),
+    "cut episodes": (cut_short("meta/episodes/**/*.parquet"), "episodes"),
+    "no tasks": (lambda root: (root / "meta/tasks.parquet").unlink(), "tasks"),
+    "no column": (lambda root: edit_table(root / DATA, lambda t: t.drop_columns(["action"])), "action"),
+    "rows missing": (lambda root: edit_table(root / DATA, lambda t: t.slice(0, 30)), "episode"),
+    "no video": (lambda root: shutil.rmtree(root / "videos" / WRIST), "wrist.*video_keys"),
+    "cut video": (cut_short(f"videos/{TOP}/**/*.mp4"), "mp4"),
+    "cut stats": (lambda root: (root / "meta/stats.json").write_text("nope"), r"stats\.json"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_one_error_that_names_the_place(copy: Path, name: str) -> None:
+    damage, message = DAMAGE[name]
+    damage(copy)
+    with pytest.raises((DatasetError, VideoError), match=message):
+        LeRobotDataset(copy)[0]
+
+
+@pytest.mark.parametrize("shift", [0.011, math.nan])
+def test_a_timestamp_without_frame_is_refused_and_others_are_not(copy: Path, shift: float) -> None:
+    def change(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        values[13] += shift
+        return values
+
+    timestamps(change)(copy)
+    dataset = LeRobotDataset(copy)
+    dataset[12]
+    with pytest.raises(FrameNotFound, match=r"mp4.*observation\.images.*sample 13 \(episode 0"):
+        dataset[13]
+    assert dataset.source.frames(np.arange(len(dataset))).frame[13].tolist() == [-1, -1]
+
+
+def test_totals_that_lie_are_not_believed(copy: Path) -> None:
+    info(total_frames=7, total_episodes=99)(copy)
+    assert len(LeRobotDataset(copy)) == EPISODES * FRAMES
+
+
+def test_flipped_bits_never_crash(copy: Path) -> None:
+    rng = np.random.default_rng(0)
+    for path in [copy / DATA, copy / "meta/tasks.parquet", *copy.glob("meta/episodes/**/*.parquet")]:
+        whole = path.read_bytes()
+        for _ in range(40):
+            data = bytearray(whole)
+            data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
+            path.write_bytes(bytes(data))
+            try:
+                source = LeRobotSource(copy, video_keys=[])
+                source.columns(np.arange(len(source)))
+            except GpuloadError:
+                pass
+        path.write_bytes(whole)
