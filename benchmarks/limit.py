@@ -51,7 +51,7 @@ def contestants(
 def run_rounds(
     commands: dict[str, list[str]], *, rounds: int, peer: Peer | None, console: Console
 ) -> tuple[Runs, dict[str, str]]:
-    """Every contestant once a round; one that fails is left out from then on and named, with why, in the second value."""
+    """Every contestant once a round; one that fails is left out, and the second value says why."""
     runs: Runs = defaultdict(list)
     failed: dict[str, str] = {}
     for number in range(rounds):

@@ -3,12 +3,13 @@
 import av
 import numpy as np
 import numpy.typing as npt
+from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 
 from gpuload.errors import DecodeError
 
-RGB_OF_GBRP = ((2, 0), (0, 1), (1, 2))
-"""(plane of gbrp, channel of RGB)."""
+RGB_OF_GBRP = (2, 0, 1)
+"""Planes of gbrp that hold red, green and blue."""
 
 
 class SwscaleConverter:
@@ -40,18 +41,28 @@ class SwscaleConverter:
         if lut is not None:
             self._depth(picture, slot, rotation, lut)
             return
-        planar = self._reformatter.reformat(picture, format="gbrp", threads=1)
-        for plane_number, channel in RGB_OF_GBRP:
-            plane = planar.planes[plane_number]
-            pixels = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[
-                : picture.height, : picture.width
-            ]
-            if rotation:
-                pixels = np.rot90(pixels, rotation // 90)
+        for channel, pixels in enumerate(self._channels(picture)):
+            turned_pixels = np.rot90(pixels, rotation // 90) if rotation else pixels
             if slot.dtype == np.uint8:
-                slot[channel] = pixels
+                slot[channel] = turned_pixels
             else:
-                np.divide(pixels, np.float32(255), out=slot[channel])
+                np.divide(turned_pixels, np.float32(255), out=slot[channel])
+
+    def _channels(self, picture: av.VideoFrame) -> list[npt.NDArray[np.uint8]]:
+        """Red, green and blue, each uint8 ``[H, W]``, as ``rgb24`` of the picture has them."""
+        if any(component.bits > 8 for component in picture.format.components):
+            # swscale rounds deep pictures otherwise on the planar path: one level of difference to every other loader.
+            packed = self._reformatter.reformat(picture, format="rgb24", threads=1)
+            plane = packed.planes[0]
+            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+            pixels = rows[: picture.height, : picture.width * 3].reshape(picture.height, picture.width, 3)
+            return [pixels[:, :, channel] for channel in range(3)]
+        planar = self._reformatter.reformat(picture, format="gbrp", threads=1)
+        return [self._plane(planar.planes[number], picture) for number in RGB_OF_GBRP]
+
+    def _plane(self, plane: VideoPlane, picture: av.VideoFrame) -> npt.NDArray[np.uint8]:
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+        return rows[: picture.height, : picture.width]
 
     def _depth(
         self, picture: av.VideoFrame, slot: npt.NDArray[np.generic], rotation: int, lut: npt.NDArray[np.float32]
