@@ -16,7 +16,7 @@ demo: setup
 	$(BIN)/gpuload demo
 
 test: setup
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q -n auto tests
 
 check: lint types floors
 

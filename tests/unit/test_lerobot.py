@@ -148,9 +148,6 @@ def test_indices_outside_raise_index_error(pristine: Path) -> None:
             dataset[index]
 
 
-# processes -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
 def test_it_works_in_a_torch_dataloader(pristine: Path, context: str) -> None:
     dataset = LeRobotDataset(pristine, return_uint8=True)
@@ -287,9 +284,6 @@ def test_an_older_layout_gives_the_same_rows(pristine: Path, tmp_path: Path, ver
         for name, expected in (("mean", values.mean(0)), ("std", values.std(0)), ("max", values.max(0))):
             got = dataset.meta.stats["action"][name].astype(np.float64)
             np.testing.assert_allclose(got, expected, rtol=1e-6)
-
-
-# refusals ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
