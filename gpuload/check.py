@@ -2,97 +2,29 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import av
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gpuload.errors import GpuloadError
-from gpuload.index.load import load_index
-from gpuload.index.video import VideoIndex
-
-Severity = Literal["error", "warning"]
-Times = npt.NDArray[np.float64]
-"""Seconds, one per row of an episode."""
-TOLERANCE_S = 1e-4
-"""LeRobot's default: how far a frame may lie from the timestamp that asks for it."""
-COUNTERS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
-FETCH = "fetch the dataset again"
-INFO = "meta/info.json"
-NAMES = {"libsvtav1": "av1", "libdav1d": "av1", "libaom-av1": "av1", "libx264": "h264", "avc": "h264", "h265": "hevc"}
-"""FFmpeg's codec names for what recorders write instead."""
-UNREADABLE = (OSError, ValueError, pa.ArrowException)
-"""What reading a damaged JSON or parquet file raises."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong."""
-
-    severity: Severity
-    """``error``: training would fail or see wrong data. ``warning``: it works, but something lies or is missing."""
-    file: str
-    """Relative to the dataset's folder where it lies inside."""
-    message: str
-    remedy: str
-    """What to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """Where the pictures of one episode and camera are said to be."""
-
-    camera: str
-    path: Path
-    from_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Episode:
-    """One row of the episode table."""
-
-    number: int
-    length: int
-    start: int
-    stop: int
-    data: Path
-    clips: tuple[Clip, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """A dataset's folder and what its ``info.json`` claims."""
-
-    root: Path
-    info: Mapping[str, Any]
-    features: Mapping[str, Mapping[str, Any]]
-    fps: float
-    """NaN where ``info.json`` has no usable one."""
-
-    def error(self, path: Path, message: str, remedy: str = FETCH) -> Finding:
-        return Finding("error", name(self.root, path), message, remedy)
-
-    def warning(self, path: Path, message: str, remedy: str) -> Finding:
-        return Finding("warning", name(self.root, path), message, remedy)
-
-    def place(self, row: Mapping[str, Any], *, prefix: str, template: str, video_key: str = "") -> Path:
-        """The file that ``template`` names for a row. Raises ValueError where it points outside the dataset."""
-        chunk, file = int(row[f"{prefix}/chunk_index"]), int(row[f"{prefix}/file_index"])
-        text = template.format(chunk_index=chunk, file_index=file, video_key=video_key, episode_chunk=chunk)
-        if Path(text).is_absolute() or ".." in Path(text).parts:  # by name: files may be links into a download cache
-            raise ValueError(f"path {text!r} points outside the dataset")
-        return self.root / text
-
-    def clip(self, row: Mapping[str, Any], camera: str, *, template: str) -> Clip:
-        path = self.place(row, prefix=f"videos/{camera}", template=template, video_key=camera)
-        return Clip(camera, path, float(row[f"videos/{camera}/from_timestamp"]))
+from gpuload.check_videos import check_videos
+from gpuload.findings import (
+    COUNTERS,
+    INFO,
+    TOLERANCE_S,
+    UNREADABLE,
+    Episode,
+    Finding,
+    Folder,
+    Times,
+    first_line,
+    name,
+    ranges,
+)
 
 
 def check_dataset(root: Path, *, deep: bool = False, tolerance_s: float = TOLERANCE_S) -> tuple[Finding, ...]:
@@ -323,107 +255,3 @@ def check_rows(folder: Folder, path: Path, episode: Episode, rows: pa.Table) -> 
             text = f"episode {episode.number}: timestamp {stamps[row]:.6f} s in row {row}"
             text += f", {row / folder.fps:.6f} s at {folder.fps:g} fps"
             yield folder.warning(path, text, "correct fps in meta/info.json if the file is right")
-
-
-def check_videos(
-    folder: Folder, episodes: list[Episode], times: Mapping[int, Times], *, deep: bool, tolerance_s: float
-) -> Iterator[Finding]:
-    """Every mp4 against the features and the timestamps that ask for its frames."""
-    users: dict[tuple[str, Path], list[tuple[int, Clip]]] = {}
-    for episode in episodes:
-        for clip in episode.clips:
-            users.setdefault((clip.camera, clip.path), []).append((episode.number, clip))
-    for (camera, path), clips in sorted(users.items()):
-        if not path.is_file():
-            hit = ranges([number for number, _ in clips])
-            yield folder.error(path, f"is missing; camera {camera} of episodes {hit} needs it")
-            continue
-        try:
-            index = load_index(str(path))
-        except (GpuloadError, OSError) as cause:
-            yield folder.error(path, first_line(cause).removeprefix(f"{path}: "), "fetch or encode the file again")
-            continue
-        ends = int((index.pos + index.size).max()) if index.contiguous and len(index.pos) else 0
-        if ends > path.stat().st_size:
-            yield folder.error(path, f"is truncated: packets reach byte {ends}, it has {path.stat().st_size}")
-        yield from check_stream(folder, path, camera, index)
-        for number, clip in clips:
-            if number in times:
-                yield from check_clip(folder, clip, number, index, times[number], tolerance_s=tolerance_s)
-        if deep:
-            yield from check_pictures(folder, path, index)
-
-
-def check_stream(folder: Folder, path: Path, camera: str, index: VideoIndex) -> Iterator[Finding]:
-    """Size, codec and frame rate of a file against ``info.json``."""
-    feature = folder.features[camera]
-    shape, names, details = feature.get("shape"), feature.get("names"), feature.get("info")
-    order = names if isinstance(names, list) and len(names) == 3 else ["height", "width", "channels"]
-    real = (index.height, index.width) if index.rotation % 180 else (index.width, index.height)
-    sides = dict(zip(map(str, order), shape, strict=True)) if isinstance(shape, list) and len(shape) == 3 else {}
-    stated = sides.get("width"), sides.get("height")
-    if stated != real:
-        text = f"is {real[0]}x{real[1]}, info.json says {stated[0]}x{stated[1]} for {camera}"
-        yield folder.error(path, text, f"correct the shape of {camera} in meta/info.json")
-    codec = str(details.get("video.codec", index.codec) if isinstance(details, dict) else index.codec).lower()
-    if NAMES.get(codec, codec) != index.codec:
-        text = f"is {index.codec}, info.json says {codec} for {camera}"
-        yield folder.warning(path, text, "correct video.codec in meta/info.json")
-    if index.codec not in av.codecs_available:
-        yield folder.error(path, f"this FFmpeg has no decoder for {index.codec}", "encode the file again, as h264")
-    if index.num_frames > 1 and math.isfinite(folder.fps):
-        step_s = float(np.median(np.diff(index.pts_s)))
-        if step_s <= 0 or abs(1 / step_s - folder.fps) > 0.01 * folder.fps:
-            rate = "no rate" if step_s <= 0 else f"{1 / step_s:.4g} frames/s"
-            yield folder.error(path, f"has {rate}, info.json says fps {folder.fps:g}", "correct fps in meta/info.json")
-
-
-def check_clip(
-    folder: Folder, clip: Clip, episode: int, index: VideoIndex, stamps: Times, *, tolerance_s: float
-) -> Iterator[Finding]:
-    """Every timestamp of an episode has a frame within the tolerance."""
-    asked, have = stamps[np.isfinite(stamps)] + clip.from_s, index.pts_s
-    if not len(asked) or not len(have):
-        return
-    right = np.clip(np.searchsorted(have, asked), 0, len(have) - 1)
-    near = np.minimum(np.abs(have[right] - asked), np.abs(have[np.maximum(right - 1, 0)] - asked))
-    lost = np.flatnonzero(~(near <= tolerance_s))  # NaN is no match either
-    if len(lost):
-        text = f"episode {episode}: {len(lost)} of {len(asked)} timestamps have no frame within {tolerance_s} s, the "
-        text += f"first is {asked[lost[0]]:.4f} s; frames go from {have[0]:.4f} s to {have[-1]:.4f} s"
-        yield folder.error(clip.path, text, "fetch the file again, or raise tolerance_s if all are off by a little")
-
-
-def check_pictures(folder: Folder, path: Path, index: VideoIndex) -> Iterator[Finding]:
-    """Decodes the whole file."""
-    count = damaged = 0
-    try:
-        with av.open(str(path)) as container:
-            for frame in container.decode(video=0):
-                count += 1
-                damaged += frame.is_corrupt
-    except (av.FFmpegError, OSError, ValueError) as cause:
-        yield folder.error(path, f"decoding stops after {count} pictures: {cause}")
-        return
-    if damaged or count < index.num_frames:
-        yield folder.error(path, f"{count} of {index.num_frames} pictures can be decoded, {damaged} of them damaged")
-
-
-def first_line(cause: BaseException) -> str:
-    return (str(cause) or type(cause).__name__).splitlines()[0]
-
-
-def name(root: Path, path: Path) -> str:
-    """``path`` as a person finds it: relative to the dataset where it lies inside."""
-    return str(path.relative_to(root)) if path != root and path.is_relative_to(root) else str(path)
-
-
-def ranges(numbers: list[int]) -> str:
-    """``0-3, 7`` for ``[0, 1, 2, 3, 7]``."""
-    groups: list[list[int]] = []
-    for number in numbers:
-        if groups and number == groups[-1][1] + 1:
-            groups[-1][1] = number
-        else:
-            groups.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in groups) or "none"

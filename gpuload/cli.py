@@ -12,11 +12,12 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from gpuload.bench import Shuffle, run_bench
-from gpuload.check import Finding, check_dataset
+from gpuload.check import check_dataset
 from gpuload.datasets import LeRobotDataset
 from gpuload.demo import run_demo
 from gpuload.doctor import diagnose, version_of
 from gpuload.errors import ConfigError, GpuloadError
+from gpuload.findings import Finding
 from gpuload.info import summarize
 from gpuload.view import contact_sheet
 

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from gpuload.check import Finding, check_dataset
+from gpuload.check import check_dataset
 from gpuload.cli import app
 from gpuload.demo import write_dataset
+from gpuload.findings import Finding
 
 CAMERA = "observation.images.top"
 VIDEO = f"videos/{CAMERA}/chunk-000/file-000.mp4"

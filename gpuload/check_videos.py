@@ -1,0 +1,97 @@
+"""The part of the validator that looks at video files."""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import av
+import numpy as np
+
+from gpuload.errors import GpuloadError
+from gpuload.findings import NAMES, Clip, Episode, Finding, Folder, Times, first_line, ranges
+from gpuload.index.load import load_index
+from gpuload.index.video import VideoIndex
+
+
+def check_videos(
+    folder: Folder, episodes: list[Episode], times: Mapping[int, Times], *, deep: bool, tolerance_s: float
+) -> Iterator[Finding]:
+    """Every mp4 against the features and the timestamps that ask for its frames."""
+    users: dict[tuple[str, Path], list[tuple[int, Clip]]] = {}
+    for episode in episodes:
+        for clip in episode.clips:
+            users.setdefault((clip.camera, clip.path), []).append((episode.number, clip))
+    for (camera, path), clips in sorted(users.items()):
+        if not path.is_file():
+            hit = ranges([number for number, _ in clips])
+            yield folder.error(path, f"is missing; camera {camera} of episodes {hit} needs it")
+            continue
+        try:
+            index = load_index(str(path))
+        except (GpuloadError, OSError) as cause:
+            yield folder.error(path, first_line(cause).removeprefix(f"{path}: "), "fetch or encode the file again")
+            continue
+        ends = int((index.pos + index.size).max()) if index.contiguous and len(index.pos) else 0
+        if ends > path.stat().st_size:
+            yield folder.error(path, f"is truncated: packets reach byte {ends}, it has {path.stat().st_size}")
+        yield from check_stream(folder, path, camera, index)
+        for number, clip in clips:
+            if number in times:
+                yield from check_clip(folder, clip, number, index, times[number], tolerance_s=tolerance_s)
+        if deep:
+            yield from check_pictures(folder, path, index)
+
+
+def check_stream(folder: Folder, path: Path, camera: str, index: VideoIndex) -> Iterator[Finding]:
+    """Size, codec and frame rate of a file against ``info.json``."""
+    feature = folder.features[camera]
+    shape, names, details = feature.get("shape"), feature.get("names"), feature.get("info")
+    order = names if isinstance(names, list) and len(names) == 3 else ["height", "width", "channels"]
+    real = (index.height, index.width) if index.rotation % 180 else (index.width, index.height)
+    sides = dict(zip(map(str, order), shape, strict=True)) if isinstance(shape, list) and len(shape) == 3 else {}
+    stated = sides.get("width"), sides.get("height")
+    if stated != real:
+        text = f"is {real[0]}x{real[1]}, info.json says {stated[0]}x{stated[1]} for {camera}"
+        yield folder.error(path, text, f"correct the shape of {camera} in meta/info.json")
+    codec = str(details.get("video.codec", index.codec) if isinstance(details, dict) else index.codec).lower()
+    if NAMES.get(codec, codec) != index.codec:
+        text = f"is {index.codec}, info.json says {codec} for {camera}"
+        yield folder.warning(path, text, "correct video.codec in meta/info.json")
+    if index.codec not in av.codecs_available:
+        yield folder.error(path, f"this FFmpeg has no decoder for {index.codec}", "encode the file again, as h264")
+    if index.num_frames > 1 and math.isfinite(folder.fps):
+        step_s = float(np.median(np.diff(index.pts_s)))
+        if step_s <= 0 or abs(1 / step_s - folder.fps) > 0.01 * folder.fps:
+            rate = "no rate" if step_s <= 0 else f"{1 / step_s:.4g} frames/s"
+            yield folder.error(path, f"has {rate}, info.json says fps {folder.fps:g}", "correct fps in meta/info.json")
+
+
+def check_clip(
+    folder: Folder, clip: Clip, episode: int, index: VideoIndex, stamps: Times, *, tolerance_s: float
+) -> Iterator[Finding]:
+    """Every timestamp of an episode has a frame within the tolerance."""
+    asked, have = stamps[np.isfinite(stamps)] + clip.from_s, index.pts_s
+    if not len(asked) or not len(have):
+        return
+    right = np.clip(np.searchsorted(have, asked), 0, len(have) - 1)
+    near = np.minimum(np.abs(have[right] - asked), np.abs(have[np.maximum(right - 1, 0)] - asked))
+    lost = np.flatnonzero(~(near <= tolerance_s))  # NaN is no match either
+    if len(lost):
+        text = f"episode {episode}: {len(lost)} of {len(asked)} timestamps have no frame within {tolerance_s} s, the "
+        text += f"first is {asked[lost[0]]:.4f} s; frames go from {have[0]:.4f} s to {have[-1]:.4f} s"
+        yield folder.error(clip.path, text, "fetch the file again, or raise tolerance_s if all are off by a little")
+
+
+def check_pictures(folder: Folder, path: Path, index: VideoIndex) -> Iterator[Finding]:
+    """Decodes the whole file."""
+    count = damaged = 0
+    try:
+        with av.open(str(path)) as container:
+            for frame in container.decode(video=0):
+                count += 1
+                damaged += frame.is_corrupt
+    except (av.FFmpegError, OSError, ValueError) as cause:
+        yield folder.error(path, f"decoding stops after {count} pictures: {cause}")
+        return
+    if damaged or count < index.num_frames:
+        yield folder.error(path, f"{count} of {index.num_frames} pictures can be decoded, {damaged} of them damaged")
