@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpuload_epoch DATASET [--shuffle block] [--float32] [--max-batches 0]
 
-Epoch 0 warms up (index, page cache, workers, recycled batches); epoch 1 is timed whole, from asking for its iterator to
-its last batch, so that nothing that was decoded ahead is for free.
+Epoch 0 warms up (index, page cache, workers, recycled batches); whole epochs are timed from then on, each
+from asking for its iterator to its last batch, so that nothing that was decoded ahead is for free.
 """
 
 import argparse
@@ -18,8 +18,10 @@ import psutil
 import gpuload
 
 
-def measure_epoch(root: Path, *, shuffle: str, float32: bool, batch_size: int, max_batches: int) -> dict[str, Any]:
-    """One timed epoch; with ``max_batches`` above 0 only that many of it, after a tenth as many to warm up."""
+def measure_epoch(
+    root: Path, *, shuffle: str, float32: bool, batch_size: int, max_batches: int, seconds: float
+) -> dict[str, Any]:
+    """Whole epochs for at least ``seconds``; with ``max_batches`` above 0 that many of one, a tenth as many to warm up."""
     import_rss_bytes = psutil.Process().memory_info().rss
     info = json.loads((root / "meta" / "info.json").read_text())
     cameras = [key for key, feature in info["features"].items() if feature["dtype"] == "video"]
@@ -33,12 +35,14 @@ def measure_epoch(root: Path, *, shuffle: str, float32: bool, batch_size: int, m
         for number, _ in enumerate(itertools.islice(loader, max_batches // 10 if max_batches else None)):
             if number == 0:
                 first_batch_s = time.perf_counter() - begin
-        loader.set_epoch(1)
         before = loader.stats
         begin = time.perf_counter()
-        delivered = 0
-        for batch in itertools.islice(loader, max_batches or None):
-            delivered += sum(batch[key].shape[0] * batch[key].shape[1] for key in cameras)
+        delivered = epochs = 0
+        while not epochs or (not max_batches and time.perf_counter() - begin < seconds):
+            epochs += 1
+            loader.set_epoch(epochs)
+            for batch in itertools.islice(loader, max_batches or None):
+                delivered += sum(batch[key].shape[0] * batch[key].shape[1] for key in cameras)
         elapsed_s = time.perf_counter() - begin
         stats = loader.stats
     decoded = stats.frames_decoded - before.frames_decoded
@@ -46,6 +50,7 @@ def measure_epoch(root: Path, *, shuffle: str, float32: bool, batch_size: int, m
         "frames_per_s": delivered / elapsed_s,
         "frames_delivered": delivered,
         "seconds": elapsed_s,
+        "epochs": epochs,
         "first_batch_s": first_batch_s,
         "frames_decoded": decoded,
         "amplification": decoded / max(stats.frames_distinct - before.frames_distinct, 1),
@@ -63,6 +68,7 @@ def main() -> None:
     parser.add_argument("--float32", action="store_true")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--max-batches", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=5.0)
     args = parser.parse_args()
     result = measure_epoch(
         args.dataset,
@@ -70,6 +76,7 @@ def main() -> None:
         float32=args.float32,
         batch_size=args.batch_size,
         max_batches=args.max_batches,
+        seconds=args.seconds,
     )
     print(json.dumps(result, default=str))
 

@@ -106,17 +106,20 @@ class GopDecoder:
         return decoded, decoded * deliveries
 
     def _deliver(self, frames: list[av.VideoFrame], deliveries: int) -> int:
-        height, width = self._size
         for frame in frames:
             for _ in range(deliveries):
-                planar = self._reformatter.reformat(frame, format="gbrp", threads=1)
-                slot = self._batch[self._slot]
+                self._convert(frame, self._batch[self._slot])
                 self._slot = (self._slot + 1) % BATCH_SLOTS
-                for number, channel in enumerate(CHANNEL_OF_PLANE):
-                    plane = planar.planes[number]
-                    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-                    slot[channel] = rows[:height, :width]
         return len(frames)
+
+    def _convert(self, frame: av.VideoFrame, slot: npt.NDArray[np.uint8]) -> None:
+        # A function of its own, so that the converted frame dies before the next one is made.
+        height, width = self._size
+        planar = self._reformatter.reformat(frame, format="gbrp", threads=1)
+        for number, channel in enumerate(CHANNEL_OF_PLANE):
+            plane = planar.planes[number]
+            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+            slot[channel] = rows[:height, :width]
 
 
 def work(
