@@ -21,7 +21,7 @@ import gpuload
 def measure_epoch(
     root: Path, *, shuffle: str, float32: bool, batch_size: int, max_batches: int, seconds: float
 ) -> dict[str, Any]:
-    """Whole epochs for at least ``seconds``; with ``max_batches`` above 0 that many of one, a tenth as many to warm up."""
+    """Whole epochs for at least ``seconds``; or ``max_batches`` of one, after a tenth as many to warm up."""
     import_rss_bytes = psutil.Process().memory_info().rss
     info = json.loads((root / "meta" / "info.json").read_text())
     cameras = [key for key, feature in info["features"].items() if feature["dtype"] == "video"]

@@ -1,0 +1,111 @@
+"""Laws of order and plan, on arrays alone."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from gpuload.plan.grouping import DecodePlan, group_frames
+from gpuload.plan.order import EpochOrder, epoch_order, rank_batch
+from gpuload.plan.shuffle import Runs, plan_runs
+
+EPISODES, LENGTH, CAMERAS = 200, 300, 2
+SAMPLES = EPISODES * LENGTH
+PICTURE_BYTES = 640 * 480 * 3 // 2
+BUDGET = 4 << 30
+Ints = npt.NDArray[np.int64]
+
+
+def runs_of(gop: int) -> Runs:
+    episodes = np.arange(EPISODES, dtype=np.int64) * LENGTH
+    gops = (episodes[:, None] + np.arange(0, LENGTH, gop)).ravel()
+    return plan_runs(episodes, gops, SAMPLES, reach=1, sample_pixels=CAMERAS * 640 * 480, buffer_bytes=BUDGET)
+
+
+def plan_of(samples: Ints, gop: int, *, budget: int) -> tuple[DecodePlan, Ints]:
+    """Windows of the frame before and the frame, two cameras, one file an episode and camera."""
+    episode, row = np.divmod(samples, LENGTH)
+    file = np.stack([episode * 2, episode * 2, episode * 2 + 1, episode * 2 + 1], 1)
+    frame = np.stack([np.maximum(row - 1, 0), row] * CAMERAS, 1)
+    plan = group_frames(
+        file,
+        frame,
+        frame // gop * gop,
+        batch_size=32,
+        picture_bytes=np.full(4, PICTURE_BYTES, np.int64),
+        budget_bytes=budget,
+    )
+    return plan, frame
+
+
+def distinct_episodes(samples: Ints) -> float:
+    batches = (samples // LENGTH)[: len(samples) // 32 * 32].reshape(-1, 32)
+    return float(np.mean([len(np.unique(b)) for b in batches]))
+
+
+@pytest.mark.parametrize(("gop", "most"), [(2, 1.15), (30, 1.5), (250, 2.0)])
+def test_block_shuffle_mixes_like_a_permutation_and_decodes_little_twice(gop: int, most: float) -> None:
+    order = epoch_order("block", SAMPLES, seed=0, epoch=0, runs=runs_of(gop))
+    assert np.array_equal(np.sort(order.samples), np.arange(SAMPLES))
+    plan, _ = plan_of(order.samples, gop, budget=BUDGET)
+    assert plan.peak_bytes <= BUDGET
+    assert plan.frames_decoded <= most * CAMERAS * SAMPLES
+    uniform = distinct_episodes(np.random.default_rng(1).permutation(SAMPLES))
+    assert distinct_episodes(order.samples) >= 0.95 * uniform
+
+
+@pytest.mark.parametrize("budget", [BUDGET, 200 << 20, 0])
+def test_every_slot_gets_its_frame_from_one_group_that_comes_in_time(budget: int) -> None:
+    samples = np.random.default_rng(2).permutation(SAMPLES)[:2048]
+    plan, frame = plan_of(samples, 30, budget=budget)
+    picture = plan.picture_of_slot
+    assert np.array_equal(plan.picture_packet[picture], frame)
+    assert np.array_equal(np.bincount(picture.ravel()), plan.picture_uses)
+    group = plan.picture_group[picture]
+    assert (plan.group_due[group] <= np.arange(len(samples))[:, None]).all()
+    assert np.array_equal(plan.group_first[group], frame // 30 * 30)
+    assert (plan.group_last[group] >= frame).all()
+    assert (np.diff(plan.group_due) >= 0).all()
+
+
+def test_with_memory_enough_every_gop_is_decoded_once() -> None:
+    samples = np.random.default_rng(2).permutation(SAMPLES)[:4096]
+    plan, _ = plan_of(samples, 30, budget=1 << 60)
+    gops = plan.group_file << 32 | plan.group_first
+    assert len(np.unique(gops)) == len(gops)
+
+
+def test_missing_frames_have_no_picture() -> None:
+    file = np.array([[0, -1], [0, 0]], np.int64)
+    frame = np.array([[3, 0], [4, 5]], np.int64)
+    plan = group_frames(
+        file, frame, np.zeros_like(frame), batch_size=2, picture_bytes=np.ones(2, np.int64), budget_bytes=100
+    )
+    assert plan.picture_of_slot[0, 1] == -1
+    assert (plan.picture_of_slot >= 0).sum() == 3
+
+
+def test_an_order_depends_on_seed_and_epoch_and_nothing_else() -> None:
+    runs = runs_of(30)
+    first = epoch_order("block", SAMPLES, seed=1, epoch=2, runs=runs).samples
+    assert np.array_equal(first, epoch_order("block", SAMPLES, seed=1, epoch=2, runs=runs).samples)
+    for seed, epoch in ((2, 2), (1, 3)):
+        assert not np.array_equal(first, epoch_order("block", SAMPLES, seed=seed, epoch=epoch, runs=runs).samples)
+
+
+@pytest.mark.parametrize("world_size", [1, 3, 8, 40])
+def test_ranks_part_every_window(world_size: int) -> None:
+    order = epoch_order("block", SAMPLES, seed=0, epoch=0, runs=runs_of(30))
+    window = 4 * world_size
+    for start in (0, 5 * window, SAMPLES // window * window):
+        parts = [rank_batch(order, start, batch_size=4, rank=r, world_size=world_size) for r in range(world_size)]
+        assert len({len(p) for p in parts}) == 1
+        wanted = order.samples[start : start + window]
+        assert set(np.concatenate(parts).tolist()) == set(wanted.tolist())
+
+
+def test_a_rank_keeps_to_its_own_runs() -> None:
+    order: EpochOrder = epoch_order("block", SAMPLES, seed=0, epoch=0, runs=runs_of(30))
+    of_rank = [rank_batch(order, step * 64, batch_size=32, rank=0, world_size=2) for step in range(200)]
+    plan, _ = plan_of(np.concatenate(of_rank), 30, budget=BUDGET)
+    distinct = len(np.unique(plan.group_file[plan.picture_group] << 32 | plan.picture_packet))
+    assert plan.frames_decoded < 1.6 * distinct
