@@ -35,6 +35,7 @@ class Worker:
         self._streams: dict[int, Stream] = {}
         self._chunks: dict[int, mmap.mmap] = {}
         self._kept: dict[int, tuple[av.VideoFrame, Stream]] = {}
+        self._kept_bytes = 0
         self._uses: dict[int, int] = {}
         self._failed: dict[int, str] = {}
 
@@ -45,6 +46,7 @@ class Worker:
     def forget(self) -> None:
         """Drops all kept pictures: the epoch was left."""
         self._kept.clear()
+        self._kept_bytes = 0
         self._uses.clear()
         self._failed.clear()
 
@@ -63,7 +65,7 @@ class Worker:
                 continue
             frame, stream = self._kept[picture]
             self._fill(picture, frame, stream, places, unit.chunk, done)
-        done.kept_bytes = sum(plane.buffer_size for frame, _ in self._kept.values() for plane in frame.planes)
+        done.kept_bytes = self._kept_bytes
         return done
 
     def _decode(self, task: DecodeTask, chunk: int, waiting: dict[int, list[tuple[int, int]]], done: Done) -> None:
@@ -78,6 +80,7 @@ class Worker:
             for number, frame in self._decoder.decode(stream, run):
                 picture = names.pop(number)
                 self._kept[picture] = frame, stream
+                self._kept_bytes += picture_bytes(frame)
                 places = waiting.pop(picture, None)
                 if places:  # while the picture is warm in the processor's cache
                     self._fill(picture, frame, stream, places, chunk, done)
@@ -112,6 +115,12 @@ class Worker:
         self._uses[picture] -= len(places)
         if self._uses[picture] <= 0:
             del self._uses[picture], self._kept[picture]
+            self._kept_bytes -= picture_bytes(frame)
+
+
+def picture_bytes(frame: av.VideoFrame) -> int:
+    """Bytes of its planes, padding included."""
+    return sum(plane.buffer_size for plane in frame.planes)
 
 
 def send(connection: socket.socket, value: object) -> None:
