@@ -1,0 +1,89 @@
+"""The converter against PyAV's rgb24, which both golden LeRobot files agree with."""
+
+import subprocess
+import sys
+
+import av
+import numpy as np
+import numpy.typing as npt
+import pytest
+from av.video.reformatter import ColorRange, Colorspace
+
+from gpuload.device.libswscale import PlanarScalers, swscale_path
+from gpuload.device.swscale import SwscaleConverter
+
+GUARD = 4096
+
+
+def picture(form: str, width: int, height: int, matrix: int, color_range: int) -> av.VideoFrame:
+    frame = av.VideoFrame(width, height, form)
+    rng = np.random.default_rng(width * height)
+    for plane in frame.planes:
+        plane.update(rng.integers(0, 256, plane.buffer_size, np.uint8).tobytes())
+    frame.colorspace, frame.color_range = matrix, color_range
+    return frame
+
+
+def packed(frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
+    return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("color_range", [ColorRange.UNSPECIFIED, ColorRange.MPEG, ColorRange.JPEG])
+@pytest.mark.parametrize("matrix", [2, Colorspace.ITU709, Colorspace.ITU601, Colorspace.SMPTE240M, Colorspace.BT2020])
+@pytest.mark.parametrize(("width", "height"), [(48, 48), (96, 50), (640, 480), (98, 50), (64, 49), (33, 31)])
+@pytest.mark.parametrize("form", ["yuv420p", "yuvj420p"])
+def test_pixels_are_those_of_rgb24(form: str, width: int, height: int, matrix: int, color_range: int) -> None:
+    frame = picture(form, width, height, matrix, color_range)
+    slot = np.zeros((3, height, width), np.uint8)
+    SwscaleConverter().convert(frame, slot, 0, None)
+    assert np.array_equal(slot, packed(frame))
+
+
+@pytest.mark.parametrize(("width", "height"), [(16, 2), (48, 48), (96, 50), (848, 480), (1264, 30)])
+@pytest.mark.parametrize("offset", [0, 32])
+def test_only_the_slot_is_written(width: int, height: int, offset: int) -> None:
+    num_bytes = 3 * width * height
+    memory = np.full(num_bytes + 2 * GUARD, 77, np.uint8)
+    begin = GUARD + offset
+    slot = memory[begin : begin + num_bytes].reshape(3, height, width)
+    frame = picture("yuv420p", width, height, 1, 1)
+    assert PlanarScalers().of(frame) is not None
+    SwscaleConverter().convert(frame, slot, 0, None)
+    assert np.array_equal(slot, packed(frame))
+    assert (memory[:begin] == 77).all()
+    assert (memory[begin + num_bytes :] == 77).all()
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_float_is_the_level_over_255(rotation: int) -> None:
+    frame = picture("yuv420p", 64, 48, 1, 1)
+    expected = np.rot90(packed(frame), rotation // 90, axes=(1, 2)).astype(np.float32) / np.float32(255)
+    slot = np.zeros(expected.shape, np.float32)
+    SwscaleConverter().convert(frame, slot, rotation, None)
+    assert np.array_equal(slot, expected)
+
+
+def test_a_strided_slot_is_filled() -> None:
+    frame = picture("yuv420p", 64, 48, 1, 1)
+    wide = np.zeros((3, 48, 128), np.uint8)
+    SwscaleConverter().convert(frame, wide[:, :, ::2], 0, None)
+    assert np.array_equal(wide[:, :, ::2], packed(frame))
+    assert not wide[:, :, 1::2].any()
+
+
+@pytest.mark.parametrize("form", ["yuv422p", "yuv444p", "gray", "yuv420p10le", "nv12", "gbrp"])
+def test_other_formats_go_through_pyav(form: str) -> None:
+    frame = picture(form, 64, 48, 1, 1)
+    assert PlanarScalers().of(frame) is None
+    slot = np.zeros((3, 48, 64), np.uint8)
+    SwscaleConverter().convert(frame, slot, 0, None)
+    assert np.array_equal(slot, packed(frame))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the maps of a process are Linux's")
+def test_the_library_called_is_the_one_that_pyav_mapped() -> None:
+    path = swscale_path()
+    assert path is not None
+    assert path.exists()
+    code = "import av.video.reformatter; print([line for line in open('/proc/self/maps') if 'libswscale' in line][0])"
+    assert str(path) in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
