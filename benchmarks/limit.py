@@ -28,7 +28,7 @@ from benchmarks.record import (
     write_record,
 )
 
-LIMIT, PEER = "limit", "LeRobot 0.4.4"
+LIMIT, DIRECT_LIMIT, PEER = "limit", "limit, gpuload's converter", "LeRobot 0.4.4"
 Runs = dict[str, list[Measured]]
 
 
@@ -37,7 +37,8 @@ def contestants(
 ) -> dict[str, list[str]]:
     """The commands of one round by name, the limit first."""
     module = [sys.executable, "-m"]
-    commands = {LIMIT: [*module, "benchmarks.machine_limit", str(root), "--seconds", str(min(seconds, 8.0))]}
+    limit = [*module, "benchmarks.machine_limit", str(root), "--seconds", str(min(seconds, 8.0))]
+    commands = {LIMIT: limit, DIRECT_LIMIT: [*limit, "--converter", "gpuload"]}
     for shuffle in shuffles:
         ours = [*module, "benchmarks.gpuload_epoch", str(root), "--shuffle", shuffle, "--max-batches", str(max_batches)]
         commands[f"gpuload {shuffle}"] = ours

@@ -1,10 +1,11 @@
 """What the machine can do at best: independent GOPs on every core, one conversion per delivered frame.
 
-    python -m benchmarks.machine_limit DATASET [--seconds 5] [--deliveries 2]
+    python -m benchmarks.machine_limit DATASET [--seconds 5] [--deliveries 2] [--converter pyav]
 
 One process per core takes GOPs in random order and feeds them to a codec session that it keeps; each picture is
 converted as often as the workload delivers it, into the slots of a batch that is used again and again. Nothing is
-planned, cached, put in order or handed over: no loader that decodes on the CPU gets past this number.
+planned, cached, put in order or handed over. The converter is PyAV's planar one and a copy, as any loader on PyAV has
+it; with ``--converter gpuload`` it is the one that gpuload uses, and no loader that decodes on the CPU gets past that.
 """
 
 import argparse
@@ -23,6 +24,8 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
+
+from gpuload.device.swscale import SwscaleConverter
 
 DECODERS = {"av1": "libdav1d"}  # FFmpeg's own `av1` decodes on hardware only
 CHANNEL_OF_PLANE = (1, 2, 0)  # planes of gbrp
@@ -69,7 +72,8 @@ def read_gops(root: Path) -> list[Gop]:
 class GopDecoder:
     """One session per stream configuration and one recycled batch. Not thread-safe."""
 
-    def __init__(self, uris: set[str]) -> None:
+    def __init__(self, uris: set[str], converter: str) -> None:
+        self._direct = SwscaleConverter() if converter == "gpuload" else None
         self._files: dict[str, memoryview] = {}
         self._session_of: dict[str, av.VideoCodecContext] = {}
         sessions: dict[tuple[str, bytes], av.VideoCodecContext] = {}
@@ -114,6 +118,9 @@ class GopDecoder:
 
     def _convert(self, frame: av.VideoFrame, slot: npt.NDArray[np.uint8]) -> None:
         # A function of its own, so that the converted frame dies before the next one is made.
+        if self._direct is not None:
+            self._direct.convert(frame, slot, 0, None)
+            return
         height, width = self._size
         planar = self._reformatter.reformat(frame, format="gbrp", threads=1)
         for number, channel in enumerate(CHANNEL_OF_PLANE):
@@ -123,10 +130,16 @@ class GopDecoder:
 
 
 def work(
-    gops: list[Gop], deliveries: int, seconds: float, seed: int, start: Barrier, done: "Queue[tuple[int, int, float]]"
+    gops: list[Gop],
+    deliveries: int,
+    seconds: float,
+    converter: str,
+    seed: int,
+    start: Barrier,
+    done: "Queue[tuple[int, int, float]]",
 ) -> None:
     """One process: random GOPs until the time is up; the GOP that is open then is finished and its time counted."""
-    decoder = GopDecoder({gop.uri for gop in gops})
+    decoder = GopDecoder({gop.uri for gop in gops}, converter)
     rng = np.random.default_rng(seed)
     decoder.run(gops[0], deliveries=deliveries)
     start.wait(timeout=120)
@@ -139,7 +152,7 @@ def work(
 
 
 def measure_limit(
-    root: Path, *, deliveries: int = 2, seconds: float = 5.0, processes: int | None = None
+    root: Path, *, deliveries: int = 2, seconds: float = 5.0, converter: str = "pyav", processes: int | None = None
 ) -> LimitResult:
     """Delivered frames a second of all cores together.
 
@@ -151,7 +164,8 @@ def measure_limit(
     context = multiprocessing.get_context("spawn")
     start, done = context.Barrier(count), context.Queue()
     workers = [
-        context.Process(target=work, args=(gops, deliveries, seconds, seed, start, done)) for seed in range(count)
+        context.Process(target=work, args=(gops, deliveries, seconds, converter, seed, start, done))
+        for seed in range(count)
     ]
     for worker in workers:
         worker.start()
@@ -174,8 +188,10 @@ def main() -> None:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--deliveries", type=int, default=2)
+    parser.add_argument("--converter", choices=("pyav", "gpuload"), default="pyav")
     args = parser.parse_args()
-    print(json.dumps(asdict(measure_limit(args.dataset, deliveries=args.deliveries, seconds=args.seconds))))
+    limit = measure_limit(args.dataset, deliveries=args.deliveries, seconds=args.seconds, converter=args.converter)
+    print(json.dumps(asdict(limit)))
 
 
 if __name__ == "__main__":

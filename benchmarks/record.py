@@ -24,7 +24,7 @@ class Measured:
 
     result: dict[str, Any]
     peak_bytes: int
-    """Most proportional memory (PSS) of the process tree, looked at four times a second."""
+    """Most proportional memory (PSS) of the process tree, looked at once a second."""
 
 
 def run_measured(arguments: Sequence[str], *, environment: dict[str, str] | None = None) -> Measured:
@@ -41,7 +41,7 @@ def run_measured(arguments: Sequence[str], *, environment: dict[str, str] | None
             peak = max(peak, tree_bytes(process.pid))
             try:
                 # What is printed fits into the pipe, so that nothing has to be read meanwhile.
-                process.wait(timeout=0.25)
+                process.wait(timeout=1.0)  # a look costs milliseconds of the time that is measured
                 break
             except subprocess.TimeoutExpired:
                 continue
