@@ -1,6 +1,7 @@
 """How fast a dataset loads on this machine: ``gpuload bench``."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -53,6 +54,7 @@ def run_bench(
     seed: int = 0,
     num_threads: int | None = None,
     device: str = "auto",
+    video_keys: Sequence[str] | None = None,
 ) -> Measurement:
     """Load ``batches`` batches (an epoch if None) of windows of ``window`` frames as uint8 and time every ``next()``.
 
@@ -65,8 +67,8 @@ def run_bench(
     for name, value in (("batches", 1 if batches is None else batches), ("window", window)):
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")
-    deltas = windows(LeRobotDataset(path), window)
-    dataset = LeRobotDataset(path, delta_timestamps=deltas, return_uint8=True)
+    deltas = windows(LeRobotDataset(path, video_keys=video_keys), window)
+    dataset = LeRobotDataset(path, delta_timestamps=deltas, return_uint8=True, video_keys=video_keys)
     waits: list[float] = []
     samples = 0
     start_s = time.perf_counter()

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gpuload.check_legacy import read_episodes_v2, read_tasks_v2
 from gpuload.check_videos import check_videos
 from gpuload.findings import (
     COUNTERS,
@@ -36,14 +37,11 @@ def check_dataset(root: Path, *, deep: bool = False, tolerance_s: float = TOLERA
     found: list[Finding] = []
     folder = open_folder(root, found)
     if folder is not None:
-        stats = root / "meta" / "stats.json"
-        if stats.is_file():
-            read_json(folder, stats, found)
-        else:
-            found.append(folder.warning(stats, "is missing, so nothing can be normalised", "compute the statistics"))
-        episodes = read_episodes(folder, found)
+        check_stats(folder, found)
+        episodes = (read_episodes_v2 if folder.is_v2 else read_episodes)(folder, found)
+        tasks = (read_tasks_v2 if folder.is_v2 else read_tasks)(folder, found)
         found += check_totals(folder, episodes)
-        times = check_data(folder, episodes, found, tasks=read_tasks(folder, found))
+        times = check_data(folder, episodes, found, tasks=tasks)
         found += check_videos(folder, episodes, times, deep=deep, tolerance_s=tolerance_s)
     return tuple(sorted(dict.fromkeys(found), key=lambda finding: (finding.severity, finding.file)))
 
@@ -63,9 +61,10 @@ def open_folder(root: Path, found: list[Finding]) -> Folder | None:
     if not isinstance(info.get("features"), dict):
         found.append(folder.error(path, "has no table of features"))
         return None
-    if info.get("codebase_version") != "v3.0":
-        text = f"codebase_version is {info.get('codebase_version')}: nothing was checked, only v3.0 folders can be"
-        found.append(folder.error(path, text, "convert it with LeRobot's convert_dataset_v21_to_v30, then check again"))
+    version = info.get("codebase_version")
+    if not (isinstance(version, str) and version.startswith(("v2.", "v3."))):
+        text = f"codebase_version is {version!r}: nothing was checked, only v2.x and v3.x folders can be"
+        found.append(folder.error(path, text, "convert the dataset with LeRobot's scripts, then check again"))
         return None
     features = {}
     for key, feature in info["features"].items():
@@ -78,6 +77,15 @@ def open_folder(root: Path, found: list[Finding]) -> Folder | None:
         found.append(folder.error(path, f"fps is {fps!r}, not a positive number", "correct fps in meta/info.json"))
         fps = math.nan
     return Folder(root, info, features, float(fps))
+
+
+def check_stats(folder: Folder, found: list[Finding]) -> None:
+    """The statistics are there and readable; v2.1 keeps them for each episode."""
+    paths = [folder.root / "meta" / name for name in ("stats.json", "episodes_stats.jsonl")]
+    if paths[0].is_file():
+        read_json(folder, paths[0], found)
+    elif not (folder.is_v2 and paths[1].is_file()):
+        found.append(folder.warning(paths[0], "is missing, so nothing can be normalised", "compute the statistics"))
 
 
 def read_json(folder: Folder, path: Path, found: list[Finding]) -> dict[str, Any] | None:
@@ -203,9 +211,12 @@ def read_counters(folder: Folder, path: Path, found: list[Finding], *, tasks: fr
     """The counters of a data file, int64 or float64; findings about these and all other columns but images."""
     stored = {key: f for key, f in folder.features.items() if f["dtype"] != "video"}
     names = pq.read_schema(path).names
-    for key in (*stored, *(key for key in COUNTERS if key not in stored)):
+    for key in stored:
         if key not in names:
             found.append(folder.error(path, f"has no column {key}", "fetch the file, or remove it from info.json"))
+    for key in COUNTERS:
+        if key not in stored and key not in names:
+            found.append(folder.warning(path, f"has no column {key}", "some tools expect it; gpuload counts rows"))
     images = {key for key, feature in stored.items() if feature["dtype"] == "image"}
     table = pq.read_table(path, columns=[key for key in names if key not in images])
     columns = {}

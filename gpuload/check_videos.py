@@ -1,6 +1,7 @@
 """The part of the validator that looks at video files."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -21,7 +22,16 @@ def check_videos(
     for episode in episodes:
         for clip in episode.clips:
             users.setdefault((clip.camera, clip.path), []).append((episode.number, clip))
+    counts = Counter(camera for camera, _ in users)
+    absent = {camera for camera, n in counts.items() if n > 1} - {camera for camera, path in users if path.is_file()}
+    for camera in sorted(absent):
+        paths = sorted(path for other, path in users if other == camera)
+        others = sorted(set(counts) - absent)
+        text = f"camera {camera} has no file at all: this one is missing and {len(paths) - 1} more"
+        yield folder.error(paths[0], text, f"fetch them, remove the camera from info.json, or load video_keys={others}")
     for (camera, path), clips in sorted(users.items()):
+        if camera in absent:
+            continue
         if not path.is_file():
             hit = ranges([number for number, _ in clips])
             yield folder.error(path, f"is missing; camera {camera} of episodes {hit} needs it")
@@ -38,6 +48,7 @@ def check_videos(
         for number, clip in clips:
             if number in times:
                 yield from check_clip(folder, clip, number, index, times[number], tolerance_s=tolerance_s)
+                yield from check_span(folder, clip, number, len(times[number]))
         if deep:
             yield from check_pictures(folder, path, index)
 
@@ -80,6 +91,16 @@ def check_clip(
         text = f"episode {episode}: {len(lost)} of {len(asked)} timestamps have no frame within {tolerance_s} s, the "
         text += f"first is {asked[lost[0]]:.4f} s; frames go from {have[0]:.4f} s to {have[-1]:.4f} s"
         yield folder.error(clip.path, text, "fetch the file again, or raise tolerance_s if all are off by a little")
+
+
+def check_span(folder: Folder, clip: Clip, episode: int, length: int) -> Iterator[Finding]:
+    """``to_timestamp`` lies as far from ``from_timestamp`` as the rows are long; only tools that cut videos use it."""
+    if clip.to_s is None or not math.isfinite(folder.fps):
+        return
+    said, real = clip.to_s - clip.from_s, length / folder.fps
+    if not abs(said - real) <= 1.5 / folder.fps:
+        text = f"episode {episode} of {clip.camera} lasts {said:.4f} s by its timestamps, {real:.4f} s by its rows"
+        yield folder.warning(folder.root / "meta" / "episodes", text, "correct to_timestamp")
 
 
 def check_pictures(folder: Folder, path: Path, index: VideoIndex) -> Iterator[Finding]:

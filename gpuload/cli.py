@@ -17,7 +17,6 @@ from gpuload.datasets import LeRobotDataset
 from gpuload.demo import run_demo
 from gpuload.doctor import diagnose, version_of
 from gpuload.errors import ConfigError, GpuloadError
-from gpuload.findings import Finding
 from gpuload.info import summarize
 from gpuload.view import contact_sheet
 
@@ -51,6 +50,10 @@ app = typer.Typer(
 
 DatasetPath = Annotated[
     str, typer.Argument(metavar="PATH", help="Folder of a LeRobot dataset: the one that contains `meta/`.")
+]
+
+Cameras = Annotated[
+    list[str] | None, typer.Option("--camera", help="Only this camera (a feature's key); repeat it for more.")
 ]
 
 
@@ -102,7 +105,7 @@ def demo(
 
 
 @app.command()
-def info(path: DatasetPath) -> None:
+def info(path: DatasetPath, camera: Cameras = None) -> None:
     """Show what a dataset holds: episodes, cameras, codecs, GOP lengths, sizes, and what would decode it.
 
     A long GOP makes random access dear, since every frame from the keyframe on must be decoded: that is what block
@@ -110,16 +113,19 @@ def info(path: DatasetPath) -> None:
 
     Example: `gpuload info ~/datasets/pusht`
     """
-    found = summarize(path)
+    found = summarize(path, video_keys=camera)
     console = Console()
     console.print(f"{found.root}: {found.episodes} episodes, {found.samples:,} samples, {found.fps:g} frames/s")
-    for camera in found.cameras:
-        gops = f"{camera.gop_min} to {camera.gop_max} frames, median {camera.gop_median}"
-        console.print(f"[bold]{escape(camera.key)}[/]", highlight=False)
-        console.print(f"  video       {camera.codec}, {camera.width}x{camera.height}, {camera.pixel_format}")
-        console.print(f"  stored      {camera.frames:,} frames in {camera.files} files, {camera.bytes / 1e6:.1f} MB")
-        console.print(f"  GOP length  {gops}")
-        console.print(f"  decoded by  {camera.decoder}")
+    for seen in found.cameras:
+        console.print(f"[bold]{escape(seen.key)}[/]", highlight=False)
+        console.print(f"  video       {seen.codec}, {seen.width}x{seen.height}, {seen.pixel_format}")
+        console.print(f"  stored      {seen.frames:,} frames in {seen.files} files, {seen.bytes / 1e6:.1f} MB")
+        console.print(f"  GOP length  {seen.gop_min} to {seen.gop_max} frames, median {seen.gop_median}")
+        console.print(f"  decoded by  {seen.decoder}")
+    for key in found.absent:
+        console.print(
+            f"[bold]{escape(key)}[/]\n  no files    leave it out with video_keys, or fetch them", highlight=False
+        )
     columns = Table("feature", "dtype", "shape")
     for key, dtype, shape in found.columns:
         columns.add_row(key, dtype, "x".join(map(str, shape)) or "1")
@@ -141,17 +147,17 @@ def check(
     Example: `gpuload check ~/datasets/pusht --deep && python train.py`
     """
     found = check_dataset(Path(path), deep=deep)
+    alike: dict[tuple[str, str, str], list[str]] = {}
     for finding in found:
-        typer.echo(describe(finding))
+        alike.setdefault((finding.severity, finding.message, finding.remedy), []).append(finding.file)
+    for (severity, message, remedy), files in alike.items():
+        label = typer.style(severity, fg="red" if severity == "error" else "yellow", bold=True)
+        more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
+        typer.echo(f"{label}  {files[0]}{more}: {message}\n       {remedy}")
     errors = sum(finding.severity == "error" for finding in found)
     typer.echo(f"{path}: {errors} errors, {len(found) - errors} warnings" if found else f"{path}: nothing wrong found")
     if errors:
         raise typer.Exit(1)
-
-
-def describe(finding: Finding) -> str:
-    label = typer.style(finding.severity, fg="red" if finding.severity == "error" else "yellow", bold=True)
-    return f"{label}  {finding.file}: {finding.message}\n       {finding.remedy}"
 
 
 @app.command()
@@ -164,6 +170,7 @@ def bench(
     seed: Annotated[int, typer.Option(help="Same seed, same order.")] = 0,
     num_threads: Annotated[int | None, typer.Option(help="Decode workers; without it, what the machine has.")] = None,
     device: Annotated[str, typer.Option(help="`auto` or `cpu`.")] = "auto",
+    camera: Cameras = None,
 ) -> None:
     """Measure how fast a dataset loads here, with a training loop that does nothing else.
 
@@ -182,6 +189,7 @@ def bench(
         seed=seed,
         num_threads=num_threads,
         device=device,
+        video_keys=camera,
     )
     typer.echo(f"rate           {found.frames_per_s:,.0f} frames/s ({found.frames:,} in {found.elapsed_s:.2f} s)")
     typer.echo(f"first batch    {found.first_s * 1e3:.0f} ms")
@@ -218,15 +226,16 @@ def view(
     path: DatasetPath,
     out: Annotated[Path, typer.Option(help="Where the PNG goes.")] = Path("contact_sheet.png"),
     samples: Annotated[int, typer.Option(min=1, max=64, help="Samples to show, spread evenly over the dataset.")] = 8,
+    camera: Cameras = None,
 ) -> None:
     """Save a contact sheet: a row per sample, a column per camera.
 
     Example: `gpuload view ~/datasets/pusht --samples 12 --out sheet.png`
     """
-    dataset = LeRobotDataset(path, return_uint8=True)
+    dataset = LeRobotDataset(path, return_uint8=True, video_keys=camera)
     cameras = list(dataset.meta.camera_keys)
     if not cameras or not len(dataset):
         raise ConfigError(f"{path}: nothing to view, the dataset has {len(cameras)} cameras and {len(dataset)} samples")
     rows = [dataset[i * len(dataset) // samples] for i in range(samples)]
-    images = {camera: torch.stack([torch.as_tensor(row[camera]) for row in rows]) for camera in cameras}
+    images = {key: torch.stack([torch.as_tensor(row[key]) for row in rows]) for key in cameras}
     typer.echo(f"contact sheet  {contact_sheet(images, out, max_samples=samples)}")

@@ -43,6 +43,8 @@ class Clip:
     camera: str
     path: Path
     from_s: float
+    to_s: float | None
+    """None where the dataset does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,10 @@ class Folder:
     fps: float
     """NaN where ``info.json`` has no usable one."""
 
+    @property
+    def is_v2(self) -> bool:
+        return str(self.info.get("codebase_version")).startswith("v2.")
+
     def error(self, path: Path, message: str, remedy: str = FETCH) -> Finding:
         return Finding("error", name(self.root, path), message, remedy)
 
@@ -83,7 +89,8 @@ class Folder:
 
     def clip(self, row: Mapping[str, Any], camera: str, *, template: str) -> Clip:
         path = self.place(row, prefix=f"videos/{camera}", template=template, video_key=camera)
-        return Clip(camera, path, float(row[f"videos/{camera}/from_timestamp"]))
+        to_s = row.get(f"videos/{camera}/to_timestamp")
+        return Clip(camera, path, float(row[f"videos/{camera}/from_timestamp"]), None if to_s is None else float(to_s))
 
 
 def first_line(cause: BaseException) -> str:

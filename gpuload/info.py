@@ -1,5 +1,6 @@
 """What a dataset holds and what would decode it: ``gpuload info``."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from gpuload.datasets import LeRobotDataset
 from gpuload.decode.pyav import DECODERS
 from gpuload.index.video import VideoIndex
 from gpuload.sources.base import SampleSource
+from gpuload.sources.lerobot_meta import read_meta
 
 CHUNK = 1 << 16
 """Samples looked up at once."""
@@ -45,16 +47,26 @@ class Summary:
     columns: tuple[tuple[str, str, tuple[int, ...]], ...]
     """Name, dtype and shape of every feature that is no video."""
     cameras: tuple[Camera, ...]
+    absent: tuple[str, ...]
+    """Cameras that the metadata list and that have no file at all."""
 
 
-def summarize(path: str) -> Summary:
+def summarize(path: str, *, video_keys: Sequence[str] | None = None) -> Summary:
     """Open the dataset, index every video file that its samples use, and describe both. Decodes nothing.
+
+    Args:
+        video_keys: cameras to look at; without it, all that have files.
 
     Raises:
         DatasetError: the folder cannot be opened as a dataset.
         VideoError: a video file cannot be indexed.
     """
-    dataset = LeRobotDataset(path)
+    root = LeRobotDataset(path, video_keys=[]).root
+    listed = read_meta(root).episodes.videos
+    absent = tuple(key for key, place in listed.items() if not any((root / file).exists() for file in place.files))
+    if video_keys is None:
+        video_keys = [key for key in listed if key not in absent]
+    dataset = LeRobotDataset(path, video_keys=video_keys)
     source = dataset.source
     files = files_of(source)
     cameras = tuple(
@@ -72,6 +84,7 @@ def summarize(path: str) -> Summary:
             if feature["dtype"] != "video"
         ),
         cameras=cameras,
+        absent=absent,
     )
 
 

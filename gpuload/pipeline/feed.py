@@ -33,6 +33,31 @@ class Share:
     cost: float = 0.0
 
 
+class SeenFrames:
+    """Which frames of an epoch have come: a byte a packet of each file met."""
+
+    def __init__(self, source: SampleSource) -> None:
+        self._source = source
+        self._seen: dict[int, npt.NDArray[np.bool_]] = {}
+
+    def add(self, plan: DecodePlan) -> npt.NDArray[np.int64]:
+        """Marks a plan's frames; the pictures that are the first of theirs."""
+        file = plan.group_file[plan.picture_group]
+        order = np.lexsort((plan.picture_due, plan.picture_packet, file))
+        file, packet = file[order], plan.picture_packet[order]
+        first = np.ones(len(order), np.bool_)
+        first[1:] = (np.diff(file) != 0) | (np.diff(packet) != 0)
+        edges = np.flatnonzero(np.diff(file, prepend=-1, append=-1))
+        for begin, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+            number = int(file[begin])
+            seen = self._seen.get(number)
+            if seen is None:
+                seen = self._seen[number] = np.zeros(len(self._source.video(number).size), np.bool_)
+            first[begin:end] &= ~seen[packet[begin:end]]
+            seen[packet[begin:end]] = True
+        return order[first]
+
+
 class Lookahead:
     """The plan of consecutive batches, and which worker holds which group. Used by the feeding thread only."""
 
@@ -44,6 +69,7 @@ class Lookahead:
         picture_bytes: npt.NDArray[np.int64],
         budget_bytes: int,
         first_picture: int,
+        seen: SeenFrames,
     ) -> None:
         self.source = source
         self.first_picture = first_picture
@@ -65,7 +91,9 @@ class Lookahead:
         self.plan: DecodePlan = group_frames(
             file, packet, start, batch_size=largest, picture_bytes=picture_bytes, budget_bytes=budget_bytes
         )
-        self._due = np.searchsorted(self.begins, self.plan.group_due, side="right") - 1
+        due = self.plan.picture_due[seen.add(self.plan)]
+        self.distinct = np.histogram(due, self.begins)[0].tolist()
+        """Of each batch: frames that no earlier batch of the epoch had."""
         self._holder: list[WorkerHandle | None] = [None] * len(self.plan.group_file)
         # Plain lists: an element of an array costs ten times one of a list, and every group needs a dozen.
         self._groups = list(

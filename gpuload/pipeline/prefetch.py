@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gpuload.device.arena import BatchPool
 from gpuload.errors import DecodeError, FrameNotFound, GpuloadError, LoaderClosed, WorkerDied
-from gpuload.pipeline.feed import Lookahead, Share
+from gpuload.pipeline.feed import Lookahead, SeenFrames, Share
 from gpuload.pipeline.handle import WorkerHandle
 from gpuload.pipeline.work import Done, SlotKind, Unit
 from gpuload.sources.base import SampleSource
@@ -20,6 +20,9 @@ from gpuload.store.packets import read_range
 
 AHEAD = 2
 """Batches beyond the caller's that are filled or ready."""
+
+LEAVING_PATIENCE_S = 0.3
+"""Time that workers get to end what they do when an epoch is left; starting a new one takes as long."""
 
 
 @dataclass(slots=True, eq=False)
@@ -137,11 +140,20 @@ class Prefetcher:
             self._feeder.join()
             self._feeder = None
         with self._changed:
-            # What is queued still writes into its buffer: wait for it, or its memory would be handed out again.
-            self._changed.wait_for(lambda: not any(w.alive and w.pending for w in self._workers), timeout=60.0)
+            # What is queued still writes into its buffer: its memory must not be handed out again before that ends.
+            self._changed.wait_for(
+                lambda: not any(w.alive and w.pending for w in self._workers), timeout=LEAVING_PATIENCE_S
+            )
             self._batches.clear()
         for worker in self._workers:
-            worker.forget()
+            if worker.pending:  # decoding a long GOP for nobody: a new process is there sooner
+                worker.close()
+                for _, _, leases in worker.pending:
+                    for lease in leases:
+                        lease.release()
+            else:
+                worker.forget()
+        self._workers = [worker for worker in self._workers if worker.alive]
 
     def close(self) -> None:
         """Ends workers and threads and frees what no caller holds. Idempotent."""
@@ -164,7 +176,7 @@ class Prefetcher:
 
     def _feed(self, samples_of: Callable[[int], npt.NDArray[np.int64]]) -> None:
         try:
-            step = 0
+            step, seen = 0, SeenFrames(self._source)
             while step < self._steps and not self._stop:
                 batches: list[npt.NDArray[np.int64]] = []
                 while step + len(batches) < self._steps and sum(map(len, batches)) < self._lookahead:
@@ -175,15 +187,14 @@ class Prefetcher:
                     picture_bytes=self._picture_bytes,
                     budget_bytes=self._frame_cache_bytes,
                     first_picture=self._pictures,
+                    seen=seen,
                 )
                 self._pictures += plan.num_pictures
-                self.frames_distinct += len(
-                    np.unique(plan.plan.group_file[plan.plan.picture_group] << 32 | plan.plan.picture_packet)
-                )
                 for index, samples in enumerate(batches):
                     if not self._wait_for_room(step + index):
                         return
                     self._feed_one(plan, index, Batch(step + index, samples))
+                    self.frames_distinct += plan.distinct[index]
                 step += len(batches)
         except BaseException as error:  # noqa: BLE001 - it crosses a thread: next() raises it
             with self._changed:

@@ -19,6 +19,8 @@ class DecodePlan:
     picture_packet: Ints
     picture_group: Ints
     picture_uses: Ints
+    picture_due: Ints
+    """Sample that waits for it first."""
     group_file: Ints
     group_first: Ints
     """Packet that decoding starts at."""
@@ -106,6 +108,7 @@ def _group(
         picture_packet=picture_packet,
         picture_group=picture_group,
         picture_uses=uses.astype(np.int64),
+        picture_due=position[first_use],
         group_file=file_[first_slot],
         group_first=start_[first_slot],
         group_last=picture_packet[edges[1:] - 1] if len(by_due) else np.zeros(0, np.int64),

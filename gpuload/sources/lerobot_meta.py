@@ -303,19 +303,25 @@ def _place_v3(root: Path, info: Info, table: _EpisodeTable, key: str | None) -> 
 
 def _place_v2(root: Path, info: Info, table: _EpisodeTable, key: str | None) -> Placement:
     template = info.data_path if key is None else _video_template(root, info)
-    files = []
-    for episode in table.index.tolist():
-        chunk = episode // info.chunks_size
-        fields = {"episode_chunk": chunk, "chunk_index": chunk, "file_index": episode}
-        fields |= {"video_key": key, "image_key": key}
-        path = format_path(root, template, episode_index=episode, **fields)
-        if "{episode_index" in template.rpartition("/")[0] and not (root / path).exists():
-            # Isaac-GR00T's sets say chunk-{episode_index:03d} and mean the chunk
-            folder, _, name = template.rpartition("/")
-            folder = format_path(root, folder, episode_index=chunk, **fields)
-            path = format_path(root, f"{folder}/{name}", episode_index=episode, **fields)
-        files.append(path)
-    return Placement(tuple(files), np.arange(len(files), dtype=np.int32), np.zeros(len(files)))
+    files = tuple(path_v2(root, template, e, chunks_size=info.chunks_size, key=key) for e in table.index.tolist())
+    return Placement(files, np.arange(len(files), dtype=np.int32), np.zeros(len(files)))
+
+
+def path_v2(root: Path, template: str, episode: int, *, chunks_size: int, key: str | None) -> str:
+    """The file of one episode (and camera) of a v2.x dataset, relative to ``root``.
+
+    Raises:
+        DatasetError: the template cannot be formatted or leaves ``root``.
+    """
+    chunk = episode // chunks_size
+    fields = {"episode_chunk": chunk, "chunk_index": chunk, "file_index": episode, "video_key": key, "image_key": key}
+    path = format_path(root, template, episode_index=episode, **fields)
+    if "{episode_index" in template.rpartition("/")[0] and not (root / path).exists():
+        # Isaac-GR00T's sets say chunk-{episode_index:03d} and mean the chunk
+        folder, _, name = template.rpartition("/")
+        folder = format_path(root, folder, episode_index=chunk, **fields)
+        path = format_path(root, f"{folder}/{name}", episode_index=episode, **fields)
+    return path
 
 
 def _video_template(root: Path, info: Info) -> str:

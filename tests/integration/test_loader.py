@@ -3,7 +3,10 @@
 import gc
 import json
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -238,6 +241,55 @@ def test_leaving_an_epoch_early_and_starting_again(
                 assert_exact(batch, source, pictures)
                 if step == 2:
                     break
+
+
+def test_leaving_long_decodes_is_quick_and_the_next_epoch_exact(tmp_path: Path) -> None:
+    source = NumberedSource(tmp_path, episodes=4, cameras=1, frames=400, gop=400, width=320, height=240)
+    pictures = [decode_all(path) for path in source.paths]
+    with Loader(source, 64, shuffle="global", lookahead=64, num_threads=2) as loader:
+        next(iter(loader))
+        begin = time.perf_counter()
+        iterator = iter(loader)
+        assert time.perf_counter() - begin < 2.0
+        assert_exact(next(iterator), source, pictures)
+
+
+def test_an_interrupt_ends_the_process_and_its_workers_at_once(source: NumberedSource) -> None:
+    code = (
+        "import sys, pickle, gpuload; from gpuload.loader import Loader\n"
+        "source = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "loader = Loader(source, 4, shuffle='block', num_threads=2)\n"
+        "while True:\n"
+        "    for batch in loader: print(*(w.pid for w in loader._prefetcher._workers), flush=True)\n"
+    )
+    pickled = source.paths[0].parent / "source.pickle"
+    pickled.write_bytes(pickle.dumps(source))
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(pickled)],
+        cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(pids) == 2
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        begin = time.perf_counter()
+        _, errors = process.communicate(timeout=20)
+        took_s = time.perf_counter() - begin
+    assert errors.strip().splitlines()[-1] == "KeyboardInterrupt"
+    assert took_s < 3.0
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+def test_stats_count_distinct_frames_once_an_epoch(source: NumberedSource) -> None:
+    frames = source.episodes * source.cameras * source.frames_per_episode
+    with Loader(source, 8, shuffle="global", lookahead=16, num_threads=2) as loader:
+        for epoch in (1, 2):
+            list(loader)
+            stats = loader.stats
+            assert stats.frames_distinct == epoch * frames
+            assert stats.frames_decoded > epoch * frames  # a lookahead so short that GOPs are decoded again
+        assert stats.amplification == pytest.approx(stats.frames_decoded / stats.frames_distinct)
 
 
 def test_unfinished_arguments_are_refused_not_ignored(source: NumberedSource) -> None:

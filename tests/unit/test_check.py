@@ -16,6 +16,7 @@ from gpuload.check import check_dataset
 from gpuload.cli import app
 from gpuload.demo import write_dataset
 from gpuload.findings import Finding
+from tests.older import write_older
 
 CAMERA = "observation.images.top"
 VIDEO = f"videos/{CAMERA}/chunk-000/file-000.mp4"
@@ -217,3 +218,39 @@ class TestCommandLine:
 
     def test_version(self) -> None:
         assert CliRunner().invoke(app, ["--version"]).output.startswith("gpuload 0.1")
+
+
+@pytest.mark.parametrize("version", ["v2.0", "v2.1"])
+def test_older_layouts_are_checked_too(sound: Path, tmp_path: Path, version: str) -> None:
+    root = write_older(sound, tmp_path / "older", version=version)
+    assert check_dataset(root, deep=True) == ()
+    (root / f"videos/chunk-000/{CAMERA}/episode_000001.mp4").unlink()
+    (root / "data/chunk-001/episode_000002.parquet").unlink()
+    with (root / "meta/episodes.jsonl").open("a") as file:
+        file.write('\n{"episode_index": 0, "length": 3}\n{broken\n')
+    found = check_dataset(root)
+    only(found, f"videos/chunk-000/{CAMERA}/episode_000001.mp4", "missing", "episodes 1")
+    only(found, "data/chunk-001/episode_000002.parquet", "missing", "episodes 2")
+    only(found, "meta/episodes.jsonl", "episode 0", "twice")
+    only(found, "meta/episodes.jsonl", "line 5")
+    assert len(found) == 4
+
+
+def test_a_camera_without_any_file_is_one_finding(sound: Path, tmp_path: Path) -> None:
+    root = write_older(sound, tmp_path / "older", version="v2.0")
+    for path in root.glob(f"videos/*/{CAMERA}"):
+        shutil.rmtree(path)
+    found = check_dataset(root)
+    assert len(found) == 1
+    assert "no file at all" in found[0].message
+    assert "video_keys=" in found[0].remedy
+    shown = CliRunner().invoke(app, ["info", str(root)])
+    assert shown.exit_code == 0, shown.output
+    assert "no files" in shown.output
+
+
+def test_an_end_that_does_not_fit_the_rows_is_a_warning(root: Path) -> None:
+    path = next((root / "meta/episodes").rglob("*.parquet"))
+    ends = pq.read_table(path)[f"videos/{CAMERA}/to_timestamp"].to_pylist()
+    set_column(path, f"videos/{CAMERA}/to_timestamp", [ends[0], 99.0, ends[2]])
+    assert only(check_dataset(root), "meta/episodes", "episode 1", CAMERA).severity == "warning"

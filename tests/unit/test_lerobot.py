@@ -22,6 +22,7 @@ from gpuload.datasets import LeRobotDataset
 from gpuload.demo import write_dataset
 from gpuload.errors import ConfigError, DatasetError, FrameNotFound, GpuloadError, VideoError
 from gpuload.sources.lerobot import LeRobotSource
+from tests.older import write_older
 
 TOP, WRIST = "observation.images.top", "observation.images.wrist"
 EPISODES, FRAMES = 3, 20
@@ -250,35 +251,15 @@ def test_tasks_are_read_under_both_names(copy: Path) -> None:
 
 @pytest.mark.parametrize("version", ["v2.0", "v2.1"])
 def test_an_older_layout_gives_the_same_rows(pristine: Path, tmp_path: Path, version: str) -> None:
-    (tmp_path / "meta").mkdir()
-    info = json.loads((pristine / "meta/info.json").read_text())
-    data_path = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
-    info |= {"codebase_version": version, "data_path": data_path, "chunks_size": 2}
-    (tmp_path / "meta/info.json").write_text(json.dumps(info))
-    table = pq.read_table(pristine / DATA)
-    lines, stats = [], []
-    tasks = [json.dumps({"task_index": i, "task": "do it"}) for i in range(9)]
-    for e in (2, 0, 1):  # unordered
-        rows = table.filter(np.asarray(table["episode_index"]) == e)
-        path = tmp_path / f"data/chunk-00{e // 2}/episode_00000{e}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(rows, path)
-        lines.append(json.dumps({"episode_index": e, "tasks": ["do it"], "length": rows.num_rows}))
-        values = np.array(rows["action"].to_pylist())
-        of = {"min": values.min(0), "max": values.max(0), "mean": values.mean(0), "std": values.std(0)}
-        listed = {name: value.tolist() for name, value in of.items()} | {"count": [rows.num_rows]}
-        stats.append(json.dumps({"episode_index": e, "stats": {"action": listed}}))
-    (tmp_path / "meta/episodes.jsonl").write_text("\n".join(lines))
-    (tmp_path / "meta/tasks.jsonl").write_text("\n".join(tasks))
-    if version == "v2.1":
-        (tmp_path / "meta/episodes_stats.jsonl").write_text("\n".join(stats))
-    dataset, newer = LeRobotDataset(tmp_path, video_keys=[]), LeRobotSource(pristine, video_keys=[])
+    root = write_older(pristine, tmp_path / "older", version=version)
+    dataset, newer = LeRobotDataset(root), LeRobotSource(pristine, video_keys=[])
     every = np.arange(len(newer))
     batch = dataset.source.columns(every)
     for key, value in newer.columns(every).items():
         if key != "task":
             assert torch.equal(tensor(batch[key]), tensor(value))
-    assert batch["task"] == ["do it"] * len(every)
+    assert tensor(dataset[len(newer) - 1][TOP]).shape == (3, 96, 128)
+    table = pq.read_table(pristine / DATA)
     if version == "v2.1":
         values = np.array(table["action"].to_pylist())
         for name, expected in (("mean", values.mean(0)), ("std", values.std(0)), ("max", values.max(0))):
