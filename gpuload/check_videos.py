@@ -106,13 +106,19 @@ def check_span(folder: Folder, clip: Clip, episode: int, length: int) -> Iterato
 def check_pictures(folder: Folder, path: Path, index: VideoIndex) -> Iterator[Finding]:
     """Decodes the whole file."""
     count = damaged = 0
+    keyframes = set(index.pts[index.keyframes].tolist())
     try:
         with av.open(str(path)) as container:
             for frame in container.decode(video=0):
                 count += 1
                 damaged += frame.is_corrupt
+                if frame.key_frame:
+                    keyframes.discard(frame.pts)
     except (av.FFmpegError, OSError, ValueError) as cause:
         yield folder.error(path, f"decoding stops after {count} pictures: {cause}")
         return
     if damaged or count < index.num_frames:
         yield folder.error(path, f"{count} of {index.num_frames} pictures can be decoded, {damaged} of them damaged")
+    elif keyframes:
+        text = f"{len(keyframes)} of {len(index.keyframes)} packets that it calls keyframes are none"
+        yield folder.error(path, text, "encode it again: a decode that begins there fails")

@@ -7,6 +7,7 @@ from typing import Protocol
 import av
 
 from gpuload.errors import DecodeError
+from gpuload.index.video import Color
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,7 @@ class Stream:
     path: str
     codec: str
     extradata: tuple[bytes, ...]
+    color: Color
     width: int
     height: int
     rotation: int

@@ -5,13 +5,17 @@ from collections.abc import Iterator
 
 import av
 from av.error import FFmpegError
+from av.video.frame import PictureType
 
 from gpuload.decode.base import Run, Stream, failed
+from gpuload.index.video import Color
 
 MAX_SESSIONS = 8
 """Codec sessions kept; a dataset rarely has more kinds of streams, and a session holds a few MB of pictures."""
 
 DECODERS = {"av1": "libdav1d"}  # FFmpeg's own `av1` decodes on hardware only
+MISS_REFERENCES = frozenset({"h264", "hevc", "vvc", "av1", "vp8", "vp9"})
+"""Codecs whose decoders refuse a picture without its references; others (MPEG-4) predict from grey and say nothing."""
 
 
 class PyavDecoder:
@@ -22,7 +26,7 @@ class PyavDecoder:
     """
 
     def __init__(self) -> None:
-        self._sessions: OrderedDict[tuple[str, bytes], av.CodecContext] = OrderedDict()
+        self._sessions: OrderedDict[tuple[str, bytes, Color], av.VideoCodecContext] = OrderedDict()
 
     def decode(self, stream: Stream, run: Run) -> Iterator[tuple[int, av.VideoFrame]]:
         """See ``Decoder.decode``."""
@@ -35,7 +39,7 @@ class PyavDecoder:
             for number, data in enumerate(run.packets, run.first):
                 if run.entries and run.entries[number - run.first] != entry:
                     # A new sample description is a new coded sequence: finish the old session before the new one.
-                    yield from self._shown(stream, session.decode(None), missing)
+                    yield from self._shown(stream, run, session.decode(None), missing)
                     session.flush_buffers()
                     entry = run.entries[number - run.first]
                     session = self._session(stream, entry, number)
@@ -43,11 +47,11 @@ class PyavDecoder:
                 packet.pts = packet.dts = number
                 frames = session.decode(packet)
                 if frames:
-                    yield from self._shown(stream, frames, missing)
+                    yield from self._shown(stream, run, frames, missing)
                 if number >= last or not missing:
                     break
             if missing:
-                yield from self._shown(stream, session.decode(None), missing)
+                yield from self._shown(stream, run, session.decode(None), missing)
         except FFmpegError as error:
             raise failed(stream, number, f"the decoder refused it ({error})") from error
         finally:
@@ -60,10 +64,12 @@ class PyavDecoder:
         self._sessions.clear()
 
     def _shown(
-        self, stream: Stream, frames: "list[av.VideoFrame]", missing: set[int]
+        self, stream: Stream, run: Run, frames: "list[av.VideoFrame]", missing: set[int]
     ) -> Iterator[tuple[int, av.VideoFrame]]:
         for frame in frames:
             number = frame.pts
+            if number == run.first and frame.pict_type != PictureType.I and stream.codec not in MISS_REFERENCES:
+                raise failed(stream, number, "the file calls it a keyframe, but it is none")
             if number is None or number not in missing:
                 continue
             if frame.is_corrupt:
@@ -73,11 +79,13 @@ class PyavDecoder:
 
     def _session(self, stream: Stream, entry: int, packet: int) -> "av.VideoCodecContext":
         extradata = stream.extradata[entry] if stream.extradata else b""
-        key = (stream.codec, extradata)
-        session = self._sessions.get(key)
-        if session is None:
+        key = (stream.codec, extradata, stream.color)
+        if key not in self._sessions:
             try:
                 session = av.CodecContext.create(DECODERS.get(stream.codec, stream.codec), "r")
+                assert isinstance(session, av.VideoCodecContext)
+                session.color_primaries, session.color_trc = stream.color.primaries, stream.color.transfer
+                session.colorspace, session.color_range = stream.color.matrix, stream.color.range
                 session.extradata = extradata or None
                 session.thread_count = 1
                 # Without it FFmpeg paints over damaged blocks and hands the result out as a good picture.
@@ -89,5 +97,4 @@ class PyavDecoder:
                 self._sessions.popitem(last=False)
             self._sessions[key] = session
         self._sessions.move_to_end(key)
-        assert isinstance(session, av.VideoCodecContext)
-        return session
+        return self._sessions[key]

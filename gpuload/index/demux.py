@@ -14,7 +14,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from gpuload.errors import VideoError
-from gpuload.index.video import DISCARD, KEYFRAME, VideoIndex, frame_tables
+from gpuload.index.video import DISCARD, KEYFRAME, Color, VideoIndex, frame_tables
 
 _SEARCH_BYTES = 1024
 """How far behind a packet's position its payload is looked for: block headers and lacing tables are shorter."""
@@ -49,6 +49,8 @@ def demux_index(path: str | Path) -> VideoIndex:
         with av.open(path) as container:
             stream = _video_stream(container, path)
             extradata = bytes(stream.codec_context.extradata or b"")
+            told = stream.codec_context
+            color = Color(told.color_primaries, told.color_trc, told.colorspace, told.color_range)
             with open(path, "rb") as file:
                 seen = _demux(container, stream, file)
             if not seen.size:
@@ -82,6 +84,7 @@ def demux_index(path: str | Path) -> VideoIndex:
         height=height,
         pixel_format=pixel_format,
         rotation=seen.rotation,
+        color=color,
         time_base=time_base,
         extradata=(extradata,),
         contiguous=seen.contiguous,

@@ -15,9 +15,9 @@ import platformdirs
 from gpuload.errors import VideoError
 from gpuload.index.demux import demux_index
 from gpuload.index.mp4 import parse_mp4
-from gpuload.index.video import VideoIndex
+from gpuload.index.video import Color, VideoIndex
 
-_MAGIC = b"gpuload index 1\n"
+_MAGIC = b"gpuload index 2\n"
 """Format version: count it up when a field's meaning changes, and older files are ignored."""
 _HEAD = struct.Struct("<QII")
 _ARRAYS = ("pos", "size", "pts", "dts", "flags", "entry", "frame_packet", "frame_start")
@@ -68,6 +68,7 @@ def _to_bytes(index: VideoIndex, identity: list[str | int]) -> bytes:
         "height": index.height,
         "pixel_format": index.pixel_format,
         "rotation": index.rotation,
+        "color": index.color,
         "time_base": [index.time_base.numerator, index.time_base.denominator],
         "extradata": [one.hex() for one in index.extradata],
         "contiguous": index.contiguous,
@@ -101,6 +102,7 @@ def _from_bytes(data: bytes, identity: list[str | int]) -> VideoIndex | None:
         height=head["height"],
         pixel_format=head["pixel_format"],
         rotation=head["rotation"],
+        color=Color(*head["color"]),
         time_base=Fraction(*head["time_base"]),
         extradata=tuple(bytes.fromhex(one) for one in head["extradata"]),
         contiguous=head["contiguous"],

@@ -107,6 +107,7 @@ def _build_index(moov: memoryview, fragments: list[Box], size_bytes: int, path: 
         height=entry.height,
         pixel_format=pixel_format,
         rotation=track.rotation,
+        color=entry.color,
         time_base=Fraction(1, track.time_scale),
         extradata=tuple(one.extradata for one in track.entries),
         contiguous=True,

@@ -7,6 +7,7 @@ import av
 
 from gpuload.errors import VideoError
 from gpuload.index.mp4_boxes import Box, children, damaged, unpack
+from gpuload.index.video import Color
 
 _CODECS = {
     b"avc1": "h264", b"avc2": "h264", b"avc3": "h264", b"avc4": "h264",
@@ -28,6 +29,7 @@ class Entry:
     height: int
     extradata: bytes
     pixel_format: str
+    color: Color
 
 
 def read_entries(stsd: memoryview, path: str) -> tuple[Entry, ...]:
@@ -64,7 +66,7 @@ def _read_entry(box: Box, path: str) -> Entry:
         raise VideoError(f"{path}: the video is encrypted; decrypt it first")
     width, height = unpack("HH", box.body, 24, path)
     codec = _CODECS.get(box.kind, "")
-    extradata, pixel_format = b"", ""
+    extradata, pixel_format, color = b"", "", Color()
     for inner in children(box.body[78:], path):
         body = bytes(inner.body)
         if inner.kind in _CONFIGURATION and not extradata:
@@ -72,9 +74,15 @@ def _read_entry(box: Box, path: str) -> Entry:
             pixel_format = _pixel_format(inner.kind, body)
         elif inner.kind == b"vpcC":
             pixel_format = _pixel_format(inner.kind, body)
+            if len(body) >= 10:  # VP Codec ISO Media File Format Binding: depth 4 bits, chroma 3, full range 1
+                color = Color(body[7], body[8], body[9], 1 + (body[6] & 1))
+        elif inner.kind == b"colr" and body[:4] in (b"nclx", b"nclc") and len(body) >= 10:
+            primaries, transfer, matrix = struct.unpack_from(">HHH", body, 4)
+            known_range = body[:4] == b"nclx" and len(body) >= 11  # ISO/IEC 14496-12 12.1.5; nclc: QuickTime
+            color = Color(primaries, transfer, matrix, 1 + (body[10] >> 7) if known_range else color.range)
         elif inner.kind == b"esds":
             codec, extradata = _read_esds(body)
-    return Entry(codec, width, height, extradata, pixel_format)
+    return Entry(codec, width, height, extradata, pixel_format, color)
 
 
 def _pixel_format(kind: bytes, body: bytes) -> str:

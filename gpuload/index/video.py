@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,17 @@ KEYFRAME = 1
 """Packet flag: decoding can start here."""
 DISCARD = 2
 """Packet flag: decoded when others need it, never shown (an edit list says so)."""
+
+
+class Color(NamedTuple):
+    """What the container says of colour, in the numbers of ISO/IEC 23091-2 (as FFmpeg's enums)."""
+
+    primaries: int = 2
+    """2: unspecified, as for the next two."""
+    transfer: int = 2
+    matrix: int = 2
+    range: int = 0
+    """0: unspecified, 1: limited, 2: full."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +45,8 @@ class VideoIndex:
     """FFmpeg's name, ``yuv420p`` for instance."""
     rotation: int
     """Degrees counter-clockwise by which the stored picture is turned for display: 0, 90, 180 or 270."""
+    color: Color
+    """A decoder begins with it, and keeps it where the bitstream says nothing."""
     time_base: Fraction
     """Seconds per tick of ``pts`` and ``dts``."""
     extradata: tuple[bytes, ...]

@@ -56,7 +56,7 @@ class DirectReader:
 
 
 def stream_of(video: VideoIndex) -> Stream:
-    return Stream(video.path, video.codec, video.extradata, video.width, video.height, video.rotation)
+    return Stream(video.path, video.codec, video.extradata, video.color, video.width, video.height, video.rotation)
 
 
 def entries(video: VideoIndex, first: int, last: int) -> tuple[int, ...]:

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from itertools import accumulate
 from operator import add
 
+import av
 import numpy as np
 import numpy.typing as npt
 
 from gpuload.decode.base import Stream
 from gpuload.errors import CacheFull
+from gpuload.index.video import VideoIndex
 from gpuload.pipeline.direct import entries, stream_of
 from gpuload.pipeline.handle import WorkerHandle
 from gpuload.pipeline.work import DecodeTask
@@ -18,6 +20,8 @@ from gpuload.sources.base import SampleSource
 from gpuload.store.cache import BlobCache, BlobKey, Lease
 from gpuload.store.packets import demux_packets
 
+ALIGNMENT = {"av1": (128, 128)}
+"""Columns and rows that pictures are allocated in, where not in FFmpeg's (64, 16); dav1d has its own allocator."""
 FILL_COST = 0.3
 """Of converting one picture, in units of decoding one."""
 
@@ -66,7 +70,6 @@ class Lookahead:
         source: SampleSource,
         batches: Sequence[npt.NDArray[np.int64]],
         *,
-        picture_bytes: npt.NDArray[np.int64],
         budget_bytes: int,
         first_picture: int,
         seen: SeenFrames,
@@ -81,9 +84,11 @@ class Lookahead:
         file = np.where(self.missing, -1, refs.file).astype(np.int64)
         packet = np.zeros_like(file)
         start = np.zeros_like(file)
+        picture_bytes = np.zeros(int(file.max(initial=-1)) + 1, np.int64)
         for number in np.unique(file[file >= 0]).tolist():
             here = file == number
             video = source.video(number)
+            picture_bytes[number] = kept_bytes(video)
             frames = refs.frame[here]
             packet[here] = video.frame_packet[frames]
             start[here] = video.frame_start[frames]
@@ -208,3 +213,11 @@ class Lookahead:
             )
         )
         share.cost += last - first + 1
+
+
+def kept_bytes(video: VideoIndex) -> int:
+    """Memory of one decoded picture, alignment included."""
+    columns, rows = ALIGNMENT.get(video.codec, (64, 16))
+    width, height = -(-video.width // columns) * columns, -(-video.height // rows) * rows
+    components = av.VideoFormat(video.pixel_format, width, height).components
+    return sum(part.width * part.height * -(-part.bits // 8) for part in components)

@@ -62,9 +62,6 @@ class Prefetcher:
         )
         self.field_offsets, column_offsets, row_bytes, total = layout(source, batch_size)
         self._column_offsets, self._row_bytes = column_offsets, row_bytes
-        self._picture_bytes = np.array(
-            [f.height * f.width * 3 // 2 for f in fields for _ in range(f.num_offsets)], np.int64
-        )
         self._pool = BatchPool(total)
         self._cache = BlobCache(blob_cache_bytes, _read_blob)
         self._num_workers = num_workers if fields else 0
@@ -184,7 +181,6 @@ class Prefetcher:
                 plan = Lookahead(
                     self._source,
                     batches,
-                    picture_bytes=self._picture_bytes,
                     budget_bytes=self._frame_cache_bytes,
                     first_picture=self._pictures,
                     seen=seen,

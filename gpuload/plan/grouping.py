@@ -48,7 +48,7 @@ def group_frames(
     made as large as the budget allows.
 
     Args:
-        picture_bytes: ``[S]`` bytes of a kept picture of each slot column.
+        picture_bytes: ``[F]`` bytes of a kept picture of each file.
     """
     plan = _group(file, packet, start, patience=None, batch_size=batch_size, picture_bytes=picture_bytes)
     if plan.peak_bytes <= budget_bytes:
@@ -96,7 +96,7 @@ def _group(
 
     kept_from, kept_to = due[picture_group] // batch_size, last_use // batch_size
     kept = kept_to > kept_from
-    weight = picture_bytes[slots % width][first_use]
+    weight = picture_bytes[file_[first_use]]
     change = np.zeros(n // batch_size + 3, np.int64)
     np.add.at(change, kept_from[kept], weight[kept])
     np.add.at(change, kept_to[kept] + 1, -weight[kept])

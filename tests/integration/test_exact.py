@@ -1,14 +1,21 @@
 """Every frame of every kind of video equals a sequential decode, in whatever order it is asked for."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from gpuload.errors import DecodeError, VideoError
+from gpuload.index.load import load_index
+from gpuload.index.video import KEYFRAME, frame_tables
+from gpuload.pipeline.direct import DirectReader
 from gpuload.video import Video
+from tests.boxes import joined
 from tests.videos import decode_all, make_video
 
+CLOSED = "log-level=error:keyint=10:min-keyint=10:open-gop=0"
 ENCODERS = ["libx264", "libx265", "libsvtav1", "libvpx-vp9"]
 
 
@@ -36,8 +43,49 @@ def test_pixel_formats(tmp_path: Path, pix_fmt: str) -> None:
     assert_all_frames_exact(make_video(tmp_path / "v.mp4", pix_fmt=pix_fmt, frames=20, gop=8))
 
 
+@pytest.mark.parametrize(("matrix", "color_range"), [(1, 2), (1, 1), (9, 2), (7, 2)])
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_colour_that_only_the_container_tells(tmp_path: Path, suffix: str, matrix: int, color_range: int) -> None:
+    plain, told = tmp_path / "plain.mp4", tmp_path / f"told{suffix}"
+    patches = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    with av.open(str(plain), "w") as file:
+        stream = file.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(8):
+            picture = np.kron(np.roll(patches, number, 1), np.ones((8, 8, 1), np.uint8))
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        file.mux(stream.encode(None))
+    with av.open(str(plain)) as source, av.open(str(told), "w") as target:
+        copied = target.add_stream_from_template(source.streams.video[0])
+        copied.codec_context.colorspace, copied.codec_context.color_range = matrix, color_range
+        copied.codec_context.color_primaries = copied.codec_context.color_trc = 1
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = copied
+                target.mux(packet)
+    assert not np.array_equal(decode_all(plain)[0], decode_all(told)[0])  # FFmpeg heeds the container
+    assert_all_frames_exact(told)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_several_sample_descriptions(tmp_path: Path, codec: str) -> None:
+    """The second half is coded otherwise (CAVLC, one B-frame; other block sizes): the first's tables do not fit it."""
+    options = {
+        "libx264": {"x264-params": "cabac=0:bframes=1:ref=1"},
+        "libx265": {"x265-params": CLOSED + ":ctu=16:bframes=2"},
+    }
+    plain = {"libx264": {}, "libx265": {"x265-params": CLOSED}}
+    first = make_video(tmp_path / "a.mp4", codec=codec, gop=10, frames=30, options=plain[codec])
+    second = make_video(tmp_path / "b.mp4", codec=codec, gop=10, frames=30, options=options[codec])
+    path = joined(first, second)
+    assert len(Video(path).index.extradata) == 2
+    assert_all_frames_exact(path)
+
+
 def test_odd_sizes(tmp_path: Path) -> None:
     assert_all_frames_exact(make_video(tmp_path / "v.mp4", pix_fmt="yuv444p", width=129, height=97, frames=12, gop=5))
+    assert_all_frames_exact(make_video(tmp_path / "w.mp4", width=98, height=66, frames=12, gop=5))
+    assert_all_frames_exact(make_video(tmp_path / "x.mp4", codec="libvpx-vp9", width=129, height=97, frames=12, gop=5))
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mov", ".ts", ".avi", ".h264"])
@@ -57,6 +105,27 @@ def test_a_dropped_packet_is_an_error_not_a_wrong_frame(tmp_path: Path) -> None:
     with pytest.raises(DecodeError, match=r"v\.mp4"):
         video.frames(range(10, 20))
     assert len(video.frames([5])) == 1  # the decoder stays usable
+
+
+@pytest.mark.parametrize("codec", [*ENCODERS, "mpeg4"])
+def test_a_false_keyframe_is_an_error_not_a_wrong_frame(tmp_path: Path, codec: str) -> None:
+    path = make_video(tmp_path / "v.mp4", codec=codec, frames=40, gop=20)
+    wanted, index = decode_all(path), load_index(path)
+    for false in (3, 13, 25):
+        flags = index.flags.copy()
+        flags[false] |= KEYFRAME
+        packets, starts = frame_tables(index.pts, flags, str(path))
+        lying = replace(index, flags=flags, frame_packet=packets, frame_start=starts)
+        reader, refused = DirectReader(), 0
+        for frame in range(len(packets)):
+            out = np.zeros((1, *wanted[0].shape), np.uint8)
+            try:
+                reader.read(lying, np.array([frame]), out)
+            except DecodeError:
+                refused += 1
+            else:
+                assert np.array_equal(out[0], wanted[frame]), (false, frame)
+        assert refused > 0
 
 
 def test_a_directory_or_garbage_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import random
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -15,6 +16,7 @@ from gpuload.index.demux import demux_index
 from gpuload.index.load import load_index
 from gpuload.index.mp4 import parse_mp4
 from gpuload.index.video import VideoIndex
+from tests.boxes import with_compact_sizes, with_wide_offsets
 from tests.videos import decode_all, frame_number, make_video
 
 CODECS = ["libx264", "libx265", "libsvtav1", "libvpx-vp9"]
@@ -287,3 +289,13 @@ def test_real_videos_agree_with_ffmpeg() -> None:
     assert paths
     for path in paths:
         assert_as_demuxed(path)
+
+
+@pytest.mark.parametrize("change", [with_wide_offsets, with_compact_sizes])
+def test_rarer_tables_agree_with_ffmpeg(tmp_path: Path, change: Callable[[Path], Path]) -> None:
+    path = make_video(tmp_path / "v.mp4", gop=8)
+    changed, plain = change(path), parse_mp4(path)
+    assert path.read_bytes() != changed.read_bytes()
+    index = assert_as_demuxed(changed)
+    np.testing.assert_array_equal(index.pos, plain.pos)
+    np.testing.assert_array_equal(index.size, plain.size)

@@ -31,7 +31,7 @@ def plan_of(samples: Ints, gop: int, *, budget: int) -> tuple[DecodePlan, Ints]:
         frame,
         frame // gop * gop,
         batch_size=32,
-        picture_bytes=np.full(4, PICTURE_BYTES, np.int64),
+        picture_bytes=np.full(int(file.max()) + 1, PICTURE_BYTES, np.int64),
         budget_bytes=budget,
     )
     return plan, frame
@@ -78,7 +78,7 @@ def test_missing_frames_have_no_picture() -> None:
     file = np.array([[0, -1], [0, 0]], np.int64)
     frame = np.array([[3, 0], [4, 5]], np.int64)
     plan = group_frames(
-        file, frame, np.zeros_like(frame), batch_size=2, picture_bytes=np.ones(2, np.int64), budget_bytes=100
+        file, frame, np.zeros_like(frame), batch_size=2, picture_bytes=np.ones(1, np.int64), budget_bytes=100
     )
     assert plan.picture_of_slot[0, 1] == -1
     assert (plan.picture_of_slot >= 0).sum() == 3
