@@ -10,7 +10,8 @@ from gpuload.decode.pyav import PyavDecoder
 from gpuload.device.swscale import SwscaleConverter
 from gpuload.errors import DecodeError
 from gpuload.index.video import VideoIndex
-from gpuload.store.packets import byte_range, cut, demux_packets, read_range
+from gpuload.store.local import read_range
+from gpuload.store.packets import byte_range, cut, demux_packets
 
 
 class DirectReader:

@@ -124,12 +124,12 @@ class Lookahead:
         cache: BlobCache,
         places: npt.NDArray[np.int64],
         kinds: npt.NDArray[np.int64],
-        flush: "Callable[[dict[WorkerHandle, Share]], None]",
+        make_room: "Callable[[dict[WorkerHandle, Share]], None]",
     ) -> dict[WorkerHandle, Share]:
         """Work of batch ``index`` of this lookahead, by worker.
 
-        ``places`` ``[n, S]``: byte offset of each slot; ``kinds`` ``[S]``: field number of each slot column. ``flush``
-        is called with what there is whenever the blob cache has to be given back something first.
+        ``places`` ``[n, S]``: byte offset of each slot; ``kinds`` ``[S]``: field number of each slot column.
+        ``make_room`` is called with what there is whenever the blob cache has to be given back something first.
         """
         plan = self.plan
         rows = slice(int(self.begins[index]), int(self.begins[index + 1]))
@@ -148,7 +148,7 @@ class Lookahead:
                     uses = self._uses_from(rows.start)  # it died with its pictures: again, for whoever still waits
                 worker = min(workers, key=lambda w: w.load + shares[w].cost)
                 self._holder[group] = worker
-                self._add_task(group, worker, shares, cache, self._uses if holder is None else uses or [], flush)
+                self._add_task(group, worker, shares, cache, self._uses if holder is None else uses or [], make_room)
                 holder = worker
             shares[holder].cost += FILL_COST * fills
         columns = np.broadcast_to(kinds, pictures.shape)[present]
@@ -172,7 +172,7 @@ class Lookahead:
         shares: dict[WorkerHandle, Share],
         cache: BlobCache,
         uses: list[int],
-        flush: "Callable[[dict[WorkerHandle, Share]], None]",
+        make_room: "Callable[[dict[WorkerHandle, Share]], None]",
     ) -> None:
         file, first, begin, end = self._groups[group]
         pictures = [p for p in range(begin, end) if uses[p]]
@@ -187,7 +187,7 @@ class Lookahead:
             try:
                 lease = cache.acquire_all([key], timeout_s=0.0)
             except CacheFull:
-                flush(shares)
+                make_room(shares)
                 lease = cache.acquire_all([key])
             shares[worker].leases.append(lease)
             data = lease.data[0]

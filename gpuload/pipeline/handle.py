@@ -1,6 +1,7 @@
 """A decode process as its loader sees it: units in, results out, and what happens when it dies."""
 
 import os
+import pickle
 import queue
 import socket
 import subprocess
@@ -10,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gpuload.device.arena import Chunk
-from gpuload.pipeline.work import Done, SlotKind, Unit
-from gpuload.pipeline.worker import receive, send
+from gpuload.pipeline.work import Done, Go, SlotKind, Unit
+from gpuload.pipeline.worker import HEADER, send
 from gpuload.store.cache import Lease
 
 # The package is entered by its path, without its __init__: that imports torch (550 MB), which a decoder does not need.
@@ -22,6 +23,9 @@ BOOT = (
 
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 """Every kept picture takes fresh memory; in pages of 2 MB that costs some 5 % less of the whole (glibc >= 2.35)."""
+
+PendingUnit = tuple[int, float, list[Lease]]
+"""(batch, cost, leases)."""
 
 
 class WorkerHandle:
@@ -42,8 +46,8 @@ class WorkerHandle:
         self.alive = True
         self.load = 0.0
         """Estimated work that was given and not yet done."""
-        self.pending: list[tuple[int, float, list[Lease]]] = []
-        """(batch, cost, leases) of the units that it works on, oldest first."""
+        self.pending: list[PendingUnit] = []
+        """Units that it works on, oldest first."""
         self._chunks: set[int] = set()
         self._on_done, self._on_death = on_done, on_death
         self._closing = False
@@ -70,15 +74,19 @@ class WorkerHandle:
     def pid(self) -> int:
         return self._process.pid
 
-    def submit(self, unit: Unit, chunk: Chunk) -> None:
-        """Queues a unit; ``chunk`` is mapped there before it is first written to."""
+    def submit(self, unit: Unit) -> None:
+        """Sends a unit, which waits there for its batch's buffer."""
+        self._outbox.put(unit)
+
+    def go(self, batch: int, chunk: Chunk, offset: int) -> None:
+        """Has what was sent for a batch done; its buffer is at ``offset`` of ``chunk``, which is mapped there first."""
         if chunk.number not in self._chunks:
             self._chunks.add(chunk.number)
             self._outbox.put(chunk)
-        self._outbox.put(unit)
+        self._outbox.put(Go(batch, chunk.number, offset))
 
     def forget(self) -> None:
-        """Tells the worker to drop its kept pictures, after what is queued."""
+        """Tells the worker to drop its kept pictures and what waits for a buffer."""
         self._outbox.put(None)
 
     def close(self) -> None:
@@ -113,8 +121,10 @@ class WorkerHandle:
 
     def _receive_all(self) -> None:
         try:
-            while True:
-                self._on_done(self, receive(self._connection))
+            with self._connection.makefile("rb") as stream:  # buffered: one call for a whole message
+                while True:
+                    stream.read(HEADER.size)
+                    self._on_done(self, pickle.load(stream))
         except (EOFError, OSError):
             self.alive = False
             if not self._closing:

@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuload.device.arena import BatchPool
+from gpuload.device.arena import BatchPool, Place
 from gpuload.errors import DecodeError, FrameNotFound, GpuloadError, LoaderClosed, WorkerDied
 from gpuload.pipeline.feed import Lookahead, SeenFrames, Share
-from gpuload.pipeline.handle import WorkerHandle
+from gpuload.pipeline.handle import PendingUnit, WorkerHandle
 from gpuload.pipeline.work import Done, SlotKind, Unit
 from gpuload.sources.base import SampleSource
-from gpuload.store.cache import BlobCache, BlobKey, Lease
-from gpuload.store.packets import read_range
+from gpuload.store.cache import BlobCache, Lease
+from gpuload.store.local import LocalFiles
 
 AHEAD = 2
-"""Batches beyond the caller's that are filled or ready."""
+"""Batches beyond the caller's that have a buffer: filled, or being filled."""
+PREPARED = 4
+"""Batches beyond the caller's that are planned, read and sent to the workers. Where a training loop holds the GIL, each
+step of that waits for it 5 ms; so far ahead, no worker waits for those steps."""
 
 LEAVING_PATIENCE_S = 0.3
 """Time that workers get to end what they do when an epoch is left; starting a new one takes as long."""
@@ -31,7 +34,10 @@ class Batch:
 
     number: int
     samples: npt.NDArray[np.int64]
+    place: Place | None = None
     buffer: npt.NDArray[np.uint8] | None = None
+    sent_to: list[WorkerHandle] = field(default_factory=list)
+    """Workers that wait for its buffer."""
     columns: dict[str, Any] = field(default_factory=dict)
     waiting: int = 1
     """Units not yet done, and one for the feeder."""
@@ -63,7 +69,8 @@ class Prefetcher:
         self.field_offsets, column_offsets, row_bytes, total = layout(source, batch_size)
         self._column_offsets, self._row_bytes = column_offsets, row_bytes
         self._pool = BatchPool(total)
-        self._cache = BlobCache(blob_cache_bytes, _read_blob)
+        self._files = LocalFiles()
+        self._cache = BlobCache(blob_cache_bytes, self._files.read)
         self._num_workers = num_workers if fields else 0
         self._workers: list[WorkerHandle] = []
         self._changed = threading.Condition()
@@ -123,6 +130,7 @@ class Prefetcher:
                 raise self._feed_error
             del self._batches[number]
             self._taken += 1
+            self._give_buffers()
             self._changed.notify_all()
         if batch.error is not None:
             raise batch.error
@@ -137,7 +145,11 @@ class Prefetcher:
             self._feeder.join()
             self._feeder = None
         with self._changed:
-            # What is queued still writes into its buffer: its memory must not be handed out again before that ends.
+            for worker in self._workers:
+                unplaced = [unit for unit in worker.pending if self._batches[unit[0]].place is None]
+                worker.pending = [unit for unit in worker.pending if unit not in unplaced]
+                _release(unplaced)
+            # What has a buffer still writes into its buffer: its memory must not be handed out again before that ends.
             self._changed.wait_for(
                 lambda: not any(w.alive and w.pending for w in self._workers), timeout=LEAVING_PATIENCE_S
             )
@@ -145,11 +157,9 @@ class Prefetcher:
         for worker in self._workers:
             if worker.pending:  # decoding a long GOP for nobody: a new process is there sooner
                 worker.close()
-                for _, _, leases in worker.pending:
-                    for lease in leases:
-                        lease.release()
-            else:
-                worker.forget()
+                _release(worker.pending)
+            worker.load = 0.0
+            worker.forget()
         self._workers = [worker for worker in self._workers if worker.alive]
 
     def close(self) -> None:
@@ -167,6 +177,7 @@ class Prefetcher:
         self._workers.clear()
         self._batches.clear()
         self._pool.close()
+        self._files.close()
 
     def _new_worker(self) -> WorkerHandle:
         return WorkerHandle(self._kinds, on_done=self._on_done, on_death=self._on_death)
@@ -187,7 +198,7 @@ class Prefetcher:
                 )
                 self._pictures += plan.num_pictures
                 for index, samples in enumerate(batches):
-                    if not self._wait_for_room(step + index):
+                    if not self._wait_until_within(PREPARED, step + index):
                         return
                     self._feed_one(plan, index, Batch(step + index, samples))
                     self.frames_distinct += plan.distinct[index]
@@ -197,29 +208,35 @@ class Prefetcher:
                 self._feed_error = error
                 self._changed.notify_all()
 
-    def _wait_for_room(self, number: int) -> bool:
+    def _wait_until_within(self, ahead: int, number: int) -> bool:
+        """Until the caller is near enough to batch ``number``; False: the epoch was left."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stop or number < self._taken + AHEAD)
+            self._changed.wait_for(lambda: self._stop or number < self._taken + ahead)
             return not self._stop
 
     def _feed_one(self, plan: Lookahead, index: int, batch: Batch) -> None:
         with self._changed:
             self._batches[batch.number] = batch
-        place, batch.buffer = self._pool.take()
-        rows = np.arange(len(batch.samples))[:, None] * self._row_bytes
-        places = place.offset + self._column_offsets + rows
+            self._give_buffers()
+        places = self._column_offsets + np.arange(len(batch.samples))[:, None] * self._row_bytes
 
         def flush(shares: dict[WorkerHandle, Share]) -> None:
             for worker, share in shares.items():
                 if share.tasks or share.fills:
-                    self._submit(worker, share, batch, place.chunk)
+                    self._submit(worker, share, batch)
                 shares[worker] = Share([], [], {}, [])
+
+        def make_room(shares: dict[WorkerHandle, Share]) -> None:
+            flush(shares)
+            # What is prepared further ahead holds its bytes until it has a buffer, so this batch waits for its own.
+            if not self._wait_until_within(AHEAD, batch.number):
+                raise LoaderClosed("the loader was closed while it was iterated")
 
         missing = np.argwhere(plan.missing[plan.begins[index] : plan.begins[index + 1]])
         try:
             batch.columns = self._source.columns(batch.samples)
             self._workers = [w if w.alive else self._replace(w) for w in self._workers]
-            flush(plan.shares(index, self._workers, self._cache, places, self._kind_of_column, flush))
+            flush(plan.shares(index, self._workers, self._cache, places, self._kind_of_column, make_room))
             if len(missing):
                 row, column = missing[0].tolist()
                 batch.error = FrameNotFound(self._source.why_missing(int(batch.samples[row]), column))
@@ -234,17 +251,29 @@ class Prefetcher:
         self.restarted += 1
         return self._new_worker()
 
-    def _submit(self, worker: WorkerHandle, share: Share, batch: Batch, chunk: int) -> None:
-        unit = Unit(batch.number, chunk, tuple(share.tasks), tuple(share.fills), share.streams)
+    def _give_buffers(self) -> None:
+        """To the batches whose turn it is. Call with the lock held."""
+        for number in range(self._taken, self._taken + AHEAD):
+            batch = self._batches.get(number)
+            if batch is not None and batch.place is None and not self._stop:
+                batch.place, batch.buffer = self._pool.take()
+                for worker in dict.fromkeys(batch.sent_to):
+                    worker.go(number, self._pool.chunks[batch.place.chunk], batch.place.offset)
+
+    def _submit(self, worker: WorkerHandle, share: Share, batch: Batch) -> None:
+        unit = Unit(batch.number, tuple(share.tasks), tuple(share.fills), share.streams)
         with self._changed:
             batch.waiting += 1
             worker.pending.append((batch.number, share.cost, share.leases))
             worker.load += share.cost
             lost = not worker.alive
+            worker.submit(unit)
+            if batch.place is None:
+                batch.sent_to.append(worker)
+            else:
+                worker.go(batch.number, self._pool.chunks[batch.place.chunk], batch.place.offset)
         if lost:
             self._on_death(worker, "the decode process had ended")
-        else:
-            worker.submit(unit, self._pool.chunks[chunk])
 
     def _on_done(self, worker: WorkerHandle, done: Done) -> None:
         with self._changed:
@@ -258,8 +287,7 @@ class Prefetcher:
                     batch.error = DecodeError(done.errors[0])
                 batch.waiting -= 1
             self._changed.notify_all()
-        for lease in leases:
-            lease.release()
+        _release([(number, cost, leases)])
 
     def _on_death(self, worker: WorkerHandle, reason: str) -> None:
         with self._changed:
@@ -272,9 +300,7 @@ class Prefetcher:
                     )
                     batch.waiting -= 1
             self._changed.notify_all()
-        for _, _, leases in pending:
-            for lease in leases:
-                lease.release()
+        _release(pending)
 
 
 def layout(
@@ -296,5 +322,7 @@ def layout(
     return offsets, np.array(columns, np.int64), np.array(rows, np.int64), total
 
 
-def _read_blob(key: BlobKey) -> bytes:
-    return read_range(key.path, key.start, key.stop)
+def _release(pending: list[PendingUnit]) -> None:
+    for _, _, leases in pending:
+        for lease in leases:
+            lease.release()

@@ -41,15 +41,23 @@ class DecodeTask:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A part of one batch for one worker: decode first, then fill."""
+    """A part of one batch for one worker: decode first, then fill. It waits for its ``Go``."""
+
+    batch: int
+    tasks: tuple[DecodeTask, ...]
+    fills: tuple[tuple[int, int, int], ...]
+    """(picture, field, byte offset in the batch's buffer)."""
+    streams: dict[int, Stream]
+    """Streams that the worker has not seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """The batch has a buffer: what was sent for it can be done."""
 
     batch: int
     chunk: int
-    tasks: tuple[DecodeTask, ...]
-    fills: tuple[tuple[int, int, int], ...]
-    """(picture, field, byte offset in the chunk)."""
-    streams: dict[int, Stream]
-    """Streams that the worker has not seen."""
+    offset: int
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ from gpuload.decode.base import Run, Stream
 from gpuload.decode.pyav import PyavDecoder
 from gpuload.device.swscale import SwscaleConverter
 from gpuload.errors import DecodeError
-from gpuload.pipeline.work import DecodeTask, Done, SlotKind, Unit
+from gpuload.pipeline.work import DecodeTask, Done, Go, SlotKind, Unit
 
 HEADER = struct.Struct("<Q")
 
@@ -50,21 +50,21 @@ class Worker:
         self._uses.clear()
         self._failed.clear()
 
-    def run(self, unit: Unit) -> Done:
+    def run(self, unit: Unit, go: Go) -> Done:
         """Decodes and fills; errors are collected, never raised for a damaged picture."""
         done = Done(unit.batch)
         self._streams.update(unit.streams)
         waiting: dict[int, list[tuple[int, int]]] = {}
         for picture, kind, offset in unit.fills:
-            waiting.setdefault(picture, []).append((kind, offset))
+            waiting.setdefault(picture, []).append((kind, go.offset + offset))
         for task in unit.tasks:
-            self._decode(task, unit.chunk, waiting, done)
+            self._decode(task, go.chunk, waiting, done)
         for picture, places in waiting.items():
             if picture in self._failed:
                 done.errors.append(self._failed[picture])
                 continue
             frame, stream = self._kept[picture]
-            self._fill(picture, frame, stream, places, unit.chunk, done)
+            self._fill(picture, frame, stream, places, go.chunk, done)
         done.kept_bytes = self._kept_bytes
         return done
 
@@ -126,8 +126,10 @@ def picture_bytes(frame: av.VideoFrame) -> int:
 def send(connection: socket.socket, value: object) -> None:
     """One value, length first."""
     data = pickle.dumps(value, protocol=5)
-    connection.sendall(HEADER.pack(len(data)))
-    connection.sendall(data)
+    header = HEADER.pack(len(data))
+    sent = connection.sendmsg([header, data])  # one call: each may have to wait for the GIL afterwards
+    if sent < len(header) + len(data):
+        connection.sendall((header + data)[sent:])
 
 
 def receive(connection: socket.socket) -> Any:
@@ -159,11 +161,16 @@ def main(fd: int) -> None:
     connection = socket.socket(fileno=fd)
     try:
         worker = Worker(receive(connection))
+        queued: dict[int, list[Unit]] = {}
         while True:
             message = receive(connection)
             if isinstance(message, Unit):
-                send(connection, worker.run(message))
+                queued.setdefault(message.batch, []).append(message)
+            elif isinstance(message, Go):
+                for unit in queued.pop(message.batch, []):
+                    send(connection, worker.run(unit, message))
             elif message is None:
+                queued.clear()
                 worker.forget()
             else:
                 chunk, num_bytes = message

@@ -1,30 +1,10 @@
 """Packets of a file as bytes: by byte range where the index knows it, else by demuxing."""
 
-import os
-
 import av
 import numpy as np
 
 from gpuload.errors import VideoError
 from gpuload.index.video import VideoIndex
-
-
-def read_range(path: str, start: int, stop: int) -> bytes:
-    """Bytes ``[start, stop)`` of a local file.
-
-    Raises:
-        VideoError: the file is gone or shorter than that.
-    """
-    try:
-        with open(path, "rb", buffering=0) as file:
-            data = os.pread(file.fileno(), stop - start, start)
-    except OSError as error:
-        raise VideoError(f"{path}: cannot be read ({error.strerror}); is the dataset still there?") from error
-    if len(data) != stop - start:
-        raise VideoError(
-            f"{path}: ends at byte {start + len(data)}, packets go to {stop}: the file is truncated; fetch it again"
-        )
-    return data
 
 
 def byte_range(video: VideoIndex, first: int, last: int) -> tuple[int, int]:

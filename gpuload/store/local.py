@@ -1,0 +1,80 @@
+"""Byte ranges of local files. Files stay open: a training loop that holds the GIL makes every system call wait."""
+
+import os
+from collections import OrderedDict
+
+from gpuload.errors import VideoError
+from gpuload.store.cache import BlobKey
+
+MAX_OPEN = 32
+
+
+class LocalFiles:
+    """Reads blobs through file descriptors that it keeps, the least recently used going first. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[str, int] = OrderedDict()
+
+    def read(self, key: BlobKey) -> bytes:
+        """The bytes of a blob.
+
+        Raises:
+            VideoError: the file is gone or shorter than that.
+        """
+        return read_exactly(self._descriptor(key.path), key.path, key.start, key.stop)
+
+    def close(self) -> None:
+        """Closes all files. Idempotent."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def _descriptor(self, path: str) -> int:
+        if path not in self._open:
+            descriptor = open_file(path)
+            while len(self._open) >= MAX_OPEN:
+                os.close(self._open.popitem(last=False)[1])
+            self._open[path] = descriptor
+        self._open.move_to_end(path)
+        return self._open[path]
+
+
+def read_range(path: str, start: int, stop: int) -> bytes:
+    """Bytes ``[start, stop)`` of a local file.
+
+    Raises:
+        VideoError: the file is gone or shorter than that.
+    """
+    descriptor = open_file(path)
+    try:
+        return read_exactly(descriptor, path, start, stop)
+    finally:
+        os.close(descriptor)
+
+
+def open_file(path: str) -> int:
+    """A descriptor for reading. Raises VideoError where there is none to be had."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def read_exactly(descriptor: int, path: str, start: int, stop: int) -> bytes:
+    """Bytes ``[start, stop)``. Raises VideoError if there are fewer."""
+    parts: list[bytes] = []
+    at = start
+    while at < stop:  # one call as a rule: Linux reads at most 2 GiB at a time
+        try:
+            part = os.pread(descriptor, stop - at, at)
+        except OSError as error:
+            raise unreadable(path, error) from error
+        if not part:
+            raise VideoError(f"{path}: ends at byte {at}, packets go to {stop}: the file is truncated; fetch it again")
+        parts.append(part)
+        at += len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def unreadable(path: str, error: OSError) -> VideoError:
+    """The error of a file that the system does not give."""
+    return VideoError(f"{path}: cannot be read ({error.strerror}); is the dataset still there?")
