@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 
 from gpuload.errors import ConfigError, LoaderClosed, StateMismatch
-from gpuload.pipeline.prefetch import Batch, Prefetcher
+from gpuload.pipeline.assemble import Batch
+from gpuload.pipeline.prefetch import Prefetcher
 from gpuload.plan.order import EpochOrder, epoch_order, num_steps, rank_batch
 from gpuload.plan.shuffle import Runs, plan_runs
 from gpuload.sources.base import SampleSource

@@ -1,22 +1,25 @@
 """Workers, bounded queues, shutdown: batches in order, two ahead, for any number of workers."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gpuload.device.arena import BatchPool, Place
+from gpuload.device.arena import BatchPool
 from gpuload.errors import DecodeError, FrameNotFound, GpuloadError, LoaderClosed, WorkerDied
+from gpuload.pipeline.assemble import Batch, layout
 from gpuload.pipeline.feed import Lookahead, SeenFrames, Share
 from gpuload.pipeline.handle import PendingUnit, WorkerHandle
 from gpuload.pipeline.work import Done, SlotKind, Unit
+from gpuload.plan.grouping import DecodePlan
 from gpuload.sources.base import SampleSource
-from gpuload.store.cache import BlobCache, Lease
+from gpuload.store.cache import BlobCache
 from gpuload.store.local import LocalFiles
+
+logger = logging.getLogger(__name__)
 
 AHEAD = 2
 """Batches beyond the caller's that have a buffer: filled, or being filled."""
@@ -24,25 +27,10 @@ PREPARED = 4
 """Batches beyond the caller's that are planned, read and sent to the workers. Where a training loop holds the GIL, each
 step of that waits for it 5 ms; so far ahead, no worker waits for those steps."""
 
+COSTLY = 2.0
+"""Frames decoded for each distinct one from which on the user is told why."""
 LEAVING_PATIENCE_S = 0.3
 """Time that workers get to end what they do when an epoch is left; starting a new one takes as long."""
-
-
-@dataclass(slots=True, eq=False)
-class Batch:
-    """A batch on its way."""
-
-    number: int
-    samples: npt.NDArray[np.int64]
-    place: Place | None = None
-    buffer: npt.NDArray[np.uint8] | None = None
-    sent_to: list[WorkerHandle] = field(default_factory=list)
-    """Workers that wait for its buffer."""
-    columns: dict[str, Any] = field(default_factory=dict)
-    waiting: int = 1
-    """Units not yet done, and one for the feeder."""
-    leases: list[Lease] = field(default_factory=list)
-    error: GpuloadError | None = None
 
 
 class Prefetcher:
@@ -79,6 +67,7 @@ class Prefetcher:
         self._feed_error: BaseException | None = None
         self._stop = False
         self._closed = False
+        self._warned = False
         self._taken = 0
         self._steps = 0
         self._pictures = 0
@@ -197,6 +186,7 @@ class Prefetcher:
                     seen=seen,
                 )
                 self._pictures += plan.num_pictures
+                self._warn_once(plan.plan)
                 for index, samples in enumerate(batches):
                     if not self._wait_until_within(PREPARED, step + index):
                         return
@@ -207,6 +197,20 @@ class Prefetcher:
             with self._changed:
                 self._feed_error = error
                 self._changed.notify_all()
+
+    def _warn_once(self, plan: DecodePlan) -> None:
+        if self._warned:
+            return
+        self._warned = True  # the first lookahead tells
+        distinct = len(np.unique(plan.group_file[plan.picture_group] << 32 | plan.picture_packet))
+        again = plan.frames_decoded / max(distinct, 1)
+        if again > COSTLY and plan.limited:
+            logger.warning(
+                "frame_cache_bytes=%d holds too little for this order: about %.1f frames are decoded for each distinct "
+                "one; raise it, or use shuffle='block' with a shuffle_buffer_bytes that is no larger",
+                self._frame_cache_bytes,
+                again,
+            )
 
     def _wait_until_within(self, ahead: int, number: int) -> bool:
         """Until the caller is near enough to batch ``number``; False: the epoch was left."""
@@ -301,25 +305,6 @@ class Prefetcher:
                     batch.waiting -= 1
             self._changed.notify_all()
         _release(pending)
-
-
-def layout(
-    source: SampleSource, batch_size: int
-) -> tuple[list[int], npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
-    """Where fields lie in a batch buffer.
-
-    Returns ``(field offsets, [S] offset of row 0 of each slot column, [S] bytes from row to row, total bytes)``.
-    """
-    offsets: list[int] = []
-    columns: list[int] = []
-    rows: list[int] = []
-    total = 0
-    for f in source.video_fields:
-        offsets.append(total)
-        columns += [total + t * f.frame_bytes for t in range(f.num_offsets)]
-        rows += [f.num_offsets * f.frame_bytes] * f.num_offsets
-        total += -(-batch_size * f.num_offsets * f.frame_bytes // 64) * 64
-    return offsets, np.array(columns, np.int64), np.array(rows, np.int64), total
 
 
 def _release(pending: list[PendingUnit]) -> None:

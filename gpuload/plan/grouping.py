@@ -1,6 +1,6 @@
 """Frames that a lookahead wants, grouped by file and GOP: who shares a decode, and when it is due."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,8 @@ class DecodePlan:
     """``[G + 1]``: pictures of group g are ``[group_picture[g], group_picture[g + 1])``."""
     peak_bytes: int
     """Most bytes of pictures that wait for a later batch at any time."""
+    limited: bool = False
+    """The budget did not hold what decoding each GOP once would have kept."""
 
     @property
     def frames_decoded(self) -> int:
@@ -62,7 +64,9 @@ def group_frames(
             low, best = middle, plan
         else:
             high = middle
-    return best or _group(file, packet, start, patience=0.0, batch_size=batch_size, picture_bytes=picture_bytes)
+    if best is None:
+        best = _group(file, packet, start, patience=0.0, batch_size=batch_size, picture_bytes=picture_bytes)
+    return replace(best, limited=True)
 
 
 def _group(
