@@ -249,6 +249,20 @@ def test_tasks_are_read_under_both_names(copy: Path) -> None:
     assert LeRobotSource(copy, video_keys=[]).columns(np.array([0]))["task"] == plain
 
 
+@pytest.mark.parametrize("column", ["subtask", "__index_level_0__"])
+def test_subtasks_come_as_texts(copy: Path, column: str) -> None:
+    rows = EPISODES * FRAMES
+    numbers = np.arange(rows) // 7 % 3
+    add_feature(copy, "subtask_index", "int64", [1], pa.array(numbers))
+    texts = ["reach", "grasp", "place"]
+    pq.write_table(
+        pa.table({"subtask_index": [2, 0, 1], column: [texts[i] for i in (2, 0, 1)]}), copy / "meta/subtasks.parquet"
+    )
+    dataset = LeRobotDataset(copy, video_keys=[])
+    assert dataset[8]["subtask"] == texts[numbers[8]]
+    assert dataset.source.columns(np.arange(rows))["subtask"] == [texts[i] for i in numbers]
+
+
 @pytest.mark.parametrize("version", ["v2.0", "v2.1"])
 def test_an_older_layout_gives_the_same_rows(pristine: Path, tmp_path: Path, version: str) -> None:
     root = write_older(pristine, tmp_path / "older", version=version)

@@ -1,10 +1,19 @@
 """Laws of LeRobot's depth codes, from the formula in float64."""
 
+import json
 import math
+from pathlib import Path
 
+import av
 import numpy as np
+import torch
 
+from gpuload.datasets import LeRobotDataset
+from gpuload.demo import write_dataset
+from gpuload.loader import Loader
 from gpuload.sources.lerobot_depth import depth_lut
+
+KEY = "observation.images.top"
 
 
 def test_depth_codes_mean_millimetres() -> None:
@@ -17,3 +26,37 @@ def test_depth_codes_mean_millimetres() -> None:
         assert abs(float(lut[code]) - 1000 * (math.exp(low + code / 4095 * (high - low)) - 3.5)) <= 0.51
     linear = depth_lut({"video.use_log": False, "video.depth_min": 0.0, "video.depth_max": 4.095}, "test")
     np.testing.assert_array_equal(linear, np.arange(4096, dtype=np.float32))
+
+
+def test_depth_videos_come_back_in_millimetres(tmp_path: Path) -> None:
+    """12-bit codes, coded without loss, through ``dataset[i]`` and the loader."""
+    root = write_dataset(tmp_path / "set", episodes=2, frames=12, width=64, height=48, gop=4)
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"][KEY] |= {"shape": [48, 64, 1], "info": {"video.is_depth_map": True}}
+    (root / "meta/info.json").write_text(json.dumps(info))
+    codes = np.random.default_rng(0).integers(0, 4096, (24, 48, 64), np.uint16)
+    for path in root.glob(f"videos/{KEY}/*/*.mp4"):
+        with av.open(str(path), "w") as file:
+            options = {"x265-params": "lossless=1:keyint=4:log-level=error"}
+            stream = file.add_stream("libx265", rate=30, options=options)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "gray12le"
+            for picture in codes:
+                frame = av.VideoFrame(64, 48, "gray12le")
+                rows = np.zeros((48, frame.planes[0].line_size // 2), np.uint16)
+                rows[:, :64] = picture
+                frame.planes[0].update(rows.tobytes())
+                file.mux(stream.encode(frame))
+            file.mux(stream.encode(None))
+    low, high = math.log(3.51), math.log(13.5)
+    expected = np.rint(1000 * (np.exp(low + codes / 4095 * (high - low)) - 3.5))
+    dataset = LeRobotDataset(root, delta_timestamps={KEY: [-1 / 30, 0.0]})
+    sample = dataset[5][KEY]
+    assert isinstance(sample, torch.Tensor)
+    assert sample.shape == (2, 1, 48, 64)
+    assert np.abs(sample.numpy()[:, 0] - expected[4:6]).max() <= 1
+    with Loader(dataset, 5, shuffle="global", num_threads=2) as loader:
+        for batch in loader:
+            assert batch[KEY].dtype == torch.float32
+            for row, index in zip(batch[KEY].numpy(), batch["index"].tolist(), strict=True):
+                before = index if index % 12 == 0 else index - 1
+                assert np.abs(row[:, 0] - expected[[before, index]]).max() <= 1
