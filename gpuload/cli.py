@@ -215,6 +215,7 @@ def doctor() -> None:
         typer.echo(f"library   {library} {version}")
     for device, text in found.devices:
         typer.echo(f"device    {device}: {text}")
+    typer.echo(f"convert   {found.converter}")
     for backend in found.backends:
         typer.echo(f"backend   {backend.name}: {'usable' if backend.usable else 'not usable'}: {backend.reason}")
         for library in backend.libavcodec:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -10,6 +9,9 @@ from dataclasses import dataclass
 from importlib import metadata
 
 import torch
+
+from gpuload.cores import usable_cores
+from gpuload.device.libswscale import can_call_swscale, swscale_path
 
 LIBRARIES = ("gpuload", "torch", "av", "numpy", "pyarrow", "pillow", "torchcodec", "nvidia-dali-cuda130", "triton")
 TIMEOUT_S = 120.0
@@ -64,6 +66,8 @@ class Diagnosis:
     versions: tuple[tuple[str, str], ...]
     devices: tuple[tuple[str, str], ...]
     """Device and what there is to say about it; the CPU is always the first."""
+    converter: str
+    """How decoded pictures become RGB on the CPU."""
     backends: tuple[Backend, ...]
 
 
@@ -71,15 +75,23 @@ def diagnose() -> Diagnosis:
     """Look, do not change anything. Imports each decoding library in a process of its own: takes seconds."""
     return Diagnosis(
         system=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=usable_cores(),
         versions=tuple((library, version_of(library)) for library in LIBRARIES),
         devices=find_devices(),
+        converter=describe_converter(),
         backends=(
             judge("pyav", module="av", extra="", needs_cuda=False),
             judge("torchcodec", module="torchcodec", extra="torchcodec", needs_cuda=False),
             judge("dali", module="nvidia.dali", extra="dali", needs_cuda=True),
         ),
     )
+
+
+def describe_converter() -> str:
+    """How decoded pictures become RGB on the CPU."""
+    if not can_call_swscale():
+        return "swscale through PyAV, with a copy of each picture: no libswscale was found to call directly"
+    return f"swscale, straight into the batch: {swscale_path()}"
 
 
 def version_of(library: str) -> str:

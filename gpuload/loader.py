@@ -1,6 +1,5 @@
 """The loader: wires order, plan, workers and batch memory; decides nothing else."""
 
-import os
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from gpuload.cores import usable_cores
 from gpuload.errors import ConfigError, LoaderClosed, StateMismatch
 from gpuload.pipeline.assemble import Batch
 from gpuload.pipeline.prefetch import Prefetcher
@@ -87,7 +87,7 @@ class Loader:
         if not 0 <= self.rank < self.world_size:
             raise ConfigError(f"rank must be in [0, world_size), got rank={rank}, world_size={world_size}")
         self.batch_size = _at_least_one("batch_size", batch_size)
-        self.num_threads = _at_least_one("num_threads", num_threads or len(os.sched_getaffinity(0)))
+        self.num_threads = _at_least_one("num_threads", num_threads or usable_cores())
         self.drop_last, self._sampler = drop_last, sampler
         self._source = dataset.source
         self._kind = "sampler" if sampler is not None else ORDERS[shuffle]
@@ -97,6 +97,8 @@ class Loader:
         self._runs: Runs | None = None
         self._delivered = [0, 0, 0]
         self._mixing = [0.0, 0.0]
+        self._episode_starts = self._source.episode_starts()
+        self._uniform: dict[int, float] = {}
         self._prefetcher = Prefetcher(
             self._source,
             batch_size=batch_size,
@@ -253,14 +255,20 @@ class Loader:
                 frames = part.view(getattr(torch, f.dtype)).view(count, f.num_offsets, f.channels, f.height, f.width)
                 result[f.key] = frames.squeeze(1) if f.squeeze else frames
         result.update(batch.columns)
-        episodes = np.searchsorted(self._source.episode_starts(), batch.samples, side="right")
-        lengths = np.diff(np.append(self._source.episode_starts(), len(self._source)))
-        self._mixing[0] += len(np.unique(episodes))
-        self._mixing[1] += float((1 - (1 - lengths / len(self._source)) ** count).sum())
+        self._mixing[0] += len(np.unique(np.searchsorted(self._episode_starts, batch.samples, side="right")))
+        self._mixing[1] += self._uniform_mixing(count)
         self._delivered[0] += 1
         self._delivered[1] += count
         self._delivered[2] += count * sum(f.num_offsets for f in fields)
         return result
+
+    def _uniform_mixing(self, count: int) -> float:
+        """Distinct episodes to expect among ``count`` samples drawn at random."""
+        if count not in self._uniform:
+            total = len(self._source)
+            lengths = np.diff(np.append(self._episode_starts, total))
+            self._uniform[count] = float((1 - (1 - lengths / total) ** count).sum())
+        return self._uniform[count]
 
     def _advance(self) -> None:
         total = len(self._epoch_order().samples) if self._sampler is None else self._position + self.batch_size

@@ -77,6 +77,11 @@ class PlanarScalers:
         return scaler
 
 
+def can_call_swscale() -> bool:
+    """Whether pictures can go straight into their slot on this machine."""
+    return _libraries() is not None
+
+
 def swscale_path() -> Path | None:
     """The libswscale file that PyAV has mapped."""
     return _mapped("libswscale")
