@@ -35,6 +35,7 @@ class PyavDecoder:
         missing = set(run.wanted)
         last = max(missing)
         number = run.first
+        doubtful = stream.codec not in MISS_REFERENCES
         try:
             for number, data in enumerate(run.packets, run.first):
                 if run.entries and run.entries[number - run.first] != entry:
@@ -45,9 +46,13 @@ class PyavDecoder:
                     session = self._session(stream, entry, number)
                 packet = av.Packet(data)  # type: ignore[arg-type]  # takes any buffer; its stub says bytes
                 packet.pts = packet.dts = number
-                frames = session.decode(packet)
-                if frames:
-                    yield from self._shown(stream, run, frames, missing)
+                for frame in session.decode(packet):  # as _shown does, without a generator a packet
+                    shown = frame.pts
+                    if shown not in missing or frame.is_corrupt or doubtful:
+                        yield from self._shown(stream, run, [frame], missing)
+                    else:
+                        missing.discard(shown)
+                        yield shown, frame
                 if number >= last or not missing:
                     break
             if missing:

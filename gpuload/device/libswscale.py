@@ -20,6 +20,8 @@ right), and what is written past the end of a row may be somebody else's slot.""
 
 Pointers = ctypes.c_void_p * 4
 Strides = ctypes.c_int * 4
+Source = tuple["ctypes.Array[ctypes.c_void_p]", "ctypes.Array[ctypes.c_int]"]
+"""Addresses and strides of a picture's planes."""
 
 
 class PlanarScaler:
@@ -36,19 +38,30 @@ class PlanarScaler:
         swscale.sws_setColorspaceDetails(self._context, table, full, table, 0, 0, ONE, ONE)
         self._strides = Strides(width, width, width, 0)
         self._plane_bytes = width * self._height
+        self._scale = swscale.sws_scale
 
     def convert(self, picture: av.VideoFrame, address: int) -> None:
         """Writes uint8 ``[3, H, W]``, red first, at ``address``."""
-        y, u, v = picture.planes
-        source = Pointers(y.buffer_ptr, u.buffer_ptr, v.buffer_ptr, None)
-        strides = Strides(y.line_size, u.line_size, v.line_size, 0)
+        self.write(source_of(picture), address)
+
+    def write(self, source: Source, address: int) -> None:
+        """The same of a picture whose ``source_of`` is known; it must still be alive."""
         green, blue = address + self._plane_bytes, address + 2 * self._plane_bytes
         target = Pointers(green, blue, address, None)  # gbrp's planes
-        self._swscale.sws_scale(self._context, source, strides, 0, self._height, target, self._strides)
+        self._scale(self._context, source[0], source[1], 0, self._height, target, self._strides)
 
     def __del__(self) -> None:
         if context := getattr(self, "_context", None):
             self._swscale.sws_freeContext(context)
+
+
+def source_of(picture: av.VideoFrame) -> Source:
+    """Where a planar picture of three planes lies."""
+    y, u, v = picture.planes
+    return (
+        Pointers(y.buffer_ptr, u.buffer_ptr, v.buffer_ptr, None),
+        Strides(y.line_size, u.line_size, v.line_size, 0),
+    )
 
 
 class PlanarScalers:

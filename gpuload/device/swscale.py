@@ -1,13 +1,14 @@
 """Pictures to slots on the CPU: swscale for colour, numpy for the last copy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import av
 import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
-from gpuload.device.libswscale import PlanarScaler, PlanarScalers
+from gpuload.device.libswscale import PlanarScaler, PlanarScalers, source_of
 from gpuload.errors import DecodeError
 
 
@@ -22,6 +23,14 @@ class SwscaleConverter:
         self._reformatter = VideoReformatter()
         self._scalers = PlanarScalers()
         self._scratch: npt.NDArray[np.uint8] = np.empty((3, 0, 0), np.uint8)
+
+    def direct(self, picture: av.VideoFrame, rotation: int) -> Callable[[int], None] | None:
+        """What writes the picture, uint8 ``[3, H, W]``, at an address; None where only ``convert`` can.
+
+        For a picture that goes to several slots: what is looked up here is looked up once.
+        """
+        scaler = None if rotation else self._scalers.of(picture)
+        return None if scaler is None else partial(scaler.write, source_of(picture))
 
     def convert(
         self, picture: av.VideoFrame, slot: npt.NDArray[np.generic], rotation: int, lut: npt.NDArray[np.float32] | None

@@ -50,7 +50,10 @@ class Prefetcher:
         self._lookahead = lookahead
         self._frame_cache_bytes = frame_cache_bytes
         fields = source.video_fields
-        self._kinds = tuple(SlotKind(f.key, f.channels, f.height, f.width, f.dtype, f.lut) for f in fields)
+        self._kinds = tuple(
+            SlotKind(f.key, f.channels, f.height, f.width, f.dtype, f.lut, f.dtype == "uint8" and f.lut is None)
+            for f in fields
+        )
         self._kind_of_column = (
             np.repeat(np.arange(len(fields)), [f.num_offsets for f in fields]) if fields else np.zeros(0, np.int64)
         )

@@ -18,6 +18,8 @@ class SlotKind:
     width: int
     dtype: str
     lut: npt.NDArray[np.float32] | None
+    is_plain: bool
+    """uint8 RGB."""
 
 
 @dataclass(frozen=True, slots=True)

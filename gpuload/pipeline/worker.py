@@ -10,6 +10,8 @@ import pickle
 import signal
 import socket
 import struct
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import av
@@ -25,6 +27,20 @@ from gpuload.pipeline.work import DecodeTask, Done, Go, SlotKind, Unit
 HEADER = struct.Struct("<Q")
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A decoded picture that later fills need."""
+
+    frame: av.VideoFrame
+    stream: Stream
+    size: tuple[int, int]
+    """Width and height as stored."""
+    write: Callable[[int], None] | None
+    """Writes it as uint8 RGB planes at an address, where that can be done."""
+    num_bytes: int
+    """Of its planes, as the first picture of its file has them."""
+
+
 class Worker:
     """One decoder, one converter and the pictures kept for later batches. Not thread-safe."""
 
@@ -34,7 +50,9 @@ class Worker:
         self._converter = SwscaleConverter()
         self._streams: dict[int, Stream] = {}
         self._chunks: dict[int, mmap.mmap] = {}
-        self._kept: dict[int, tuple[av.VideoFrame, Stream]] = {}
+        self._addresses: dict[int, int] = {}
+        self._kept: dict[int, Kept] = {}
+        self._bytes_of: dict[str, int] = {}
         self._kept_bytes = 0
         self._uses: dict[int, int] = {}
         self._failed: dict[int, str] = {}
@@ -42,6 +60,7 @@ class Worker:
     def map(self, chunk: int, fd: int, num_bytes: int) -> None:
         """Makes a chunk of batch memory writable here."""
         self._chunks[chunk] = mmap.mmap(fd, num_bytes)
+        self._addresses[chunk] = np.frombuffer(self._chunks[chunk], np.uint8).ctypes.data
 
     def forget(self) -> None:
         """Drops all kept pictures: the epoch was left."""
@@ -63,8 +82,7 @@ class Worker:
             if picture in self._failed:
                 done.errors.append(self._failed[picture])
                 continue
-            frame, stream = self._kept[picture]
-            self._fill(picture, frame, stream, places, go.chunk, done)
+            self._fill(picture, self._kept[picture], places, go.chunk, done)
         done.kept_bytes = self._kept_bytes
         return done
 
@@ -79,48 +97,46 @@ class Worker:
         try:
             for number, frame in self._decoder.decode(stream, run):
                 picture = names.pop(number)
-                self._kept[picture] = frame, stream
-                self._kept_bytes += picture_bytes(frame)
+                kept = self._kept[picture] = self._keep(frame, stream)
                 places = waiting.pop(picture, None)
                 if places:  # while the picture is warm in the processor's cache
-                    self._fill(picture, frame, stream, places, chunk, done)
+                    self._fill(picture, kept, places, chunk, done)
         except DecodeError as error:
             for picture in names.values():
                 self._failed[picture] = str(error)
 
-    def _fill(
-        self,
-        picture: int,
-        frame: av.VideoFrame,
-        stream: Stream,
-        places: list[tuple[int, int]],
-        chunk: int,
-        done: Done,
-    ) -> None:
-        memory = self._chunks[chunk]
+    def _fill(self, picture: int, kept: Kept, places: list[tuple[int, int]], chunk: int, done: Done) -> None:
         first: tuple[int, npt.NDArray[Any]] | None = None
         for number, offset in places:
             kind = self._kinds[number]
+            if kept.write is not None and kind.is_plain and kept.size == (kind.width, kind.height):
+                kept.write(self._addresses[chunk] + offset)
+                continue
             shape = (kind.channels, kind.height, kind.width)
-            slot: npt.NDArray[Any] = np.ndarray(shape, kind.dtype, memory, offset)
+            slot: npt.NDArray[Any] = np.ndarray(shape, kind.dtype, self._chunks[chunk], offset)
             if first is not None and first[0] == number:
                 slot[...] = first[1]
                 continue
             try:
-                self._converter.convert(frame, slot, stream.rotation, kind.lut)
+                self._converter.convert(kept.frame, slot, kept.stream.rotation, kind.lut)
             except DecodeError as error:
-                done.errors.append(f"{stream.path}: {kind.key}: {error}")
+                done.errors.append(f"{kept.stream.path}: {kind.key}: {error}")
                 break
             first = number, slot
-        self._uses[picture] -= len(places)
-        if self._uses[picture] <= 0:
+        uses = self._uses[picture] - len(places)
+        if uses > 0:
+            self._uses[picture] = uses
+        else:
             del self._uses[picture], self._kept[picture]
-            self._kept_bytes -= picture_bytes(frame)
+            self._kept_bytes -= kept.num_bytes
 
-
-def picture_bytes(frame: av.VideoFrame) -> int:
-    """Bytes of its planes, padding included."""
-    return sum(plane.buffer_size for plane in frame.planes)
+    def _keep(self, frame: av.VideoFrame, stream: Stream) -> Kept:
+        num_bytes = self._bytes_of.get(stream.path)
+        if num_bytes is None:
+            num_bytes = self._bytes_of[stream.path] = sum(plane.buffer_size for plane in frame.planes)
+        self._kept_bytes += num_bytes
+        size = frame.width, frame.height
+        return Kept(frame, stream, size, self._converter.direct(frame, stream.rotation), num_bytes)
 
 
 def send(connection: socket.socket, value: object) -> None:
