@@ -5,6 +5,7 @@ the same process a decode thread falls to a tenth of its rate. The process impor
 gpuload (42 MB instead of 600).
 """
 
+import gc
 import mmap
 import pickle
 import signal
@@ -174,6 +175,7 @@ def main(fd: int) -> None:
     """Serves one loader over the socket ``fd`` until it hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the loader decides
     av.logging.set_level(None)
+    gc.disable()  # it would walk through thousands of kept pictures again and again; cycles are collected between epochs
     connection = socket.socket(fileno=fd)
     try:
         worker = Worker(receive(connection))
@@ -188,6 +190,7 @@ def main(fd: int) -> None:
             elif message is None:
                 queued.clear()
                 worker.forget()
+                gc.collect()
             else:
                 chunk, num_bytes = message
                 _, fds, _, _ = socket.recv_fds(connection, 1, 1)
