@@ -2,7 +2,7 @@
 
     python -m benchmarks.interpreter
 
-``training_process_us`` is all of its threads. ``worker_us`` contains the codec: ``perf report --sort dso`` on the worker
+``training_process_us`` is all of its threads. ``worker_us`` contains the codec: ``perf report --sort dso`` on it
 tells the interpreter's part.
 """
 
