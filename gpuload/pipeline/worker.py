@@ -175,7 +175,7 @@ def main(fd: int) -> None:
     """Serves one loader over the socket ``fd`` until it hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the loader decides
     av.logging.set_level(None)
-    gc.disable()  # it would walk through thousands of kept pictures again and again; cycles are collected between epochs
+    gc.disable()  # it would walk through thousands of kept pictures again and again; forgetting them collects cycles
     connection = socket.socket(fileno=fd)
     try:
         worker = Worker(receive(connection))
