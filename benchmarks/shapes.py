@@ -54,9 +54,10 @@ def pyav_decoder(path: str) -> Callable[[int], int]:
 
 def torchcodec_decoder(path: str) -> Callable[[int], int]:
     """The same by one call of torchcodec."""
-    from torchcodec.decoders import VideoDecoder
+    import torchcodec.decoders
 
-    decoder: Any = VideoDecoder(path, seek_mode="exact", num_ffmpeg_threads=1)
+    module: Any = torchcodec.decoders  # its names are not marked as exported
+    decoder = module.VideoDecoder(path, seek_mode="exact", num_ffmpeg_threads=1)
     gops = load_index(path).gops
 
     def decode(number: int) -> int:
