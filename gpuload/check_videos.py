@@ -39,7 +39,11 @@ def check_videos(
         try:
             index = load_index(str(path))
         except (GpuloadError, OSError) as cause:
-            yield folder.error(path, first_line(cause).removeprefix(f"{path}: "), "fetch or encode the file again")
+            yield folder.error(
+                path,
+                first_line(cause).removeprefix(f"{path.absolute()}: ").removeprefix(f"{path}: "),
+                "fetch or encode the file again",
+            )
             continue
         ends = int((index.pos + index.size).max()) if index.contiguous and len(index.pos) else 0
         if ends > path.stat().st_size:

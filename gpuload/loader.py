@@ -286,15 +286,16 @@ class _EpochIterator(Iterator[dict[str, Any]]):
             raise LoaderClosed("the loader is closed; make a new one")
         if loader._running is not self._running:
             raise LoaderClosed("another iteration of this loader has begun; a loader plays one epoch at a time")
+        work = loader._prefetcher
+        taken = work.batches_taken
         try:
-            batch = loader._prefetcher.next()
+            batch = work.next()
         except StopIteration:
             loader._position = 0
             raise
-        except BaseException:
-            loader._advance()
-            raise
-        loader._advance()
+        finally:  # a damaged batch counts as taken; one that Ctrl-C kept from coming does not
+            if work.batches_taken > taken:
+                loader._advance()
         return loader._deliver(batch)
 
 

@@ -55,5 +55,5 @@ def failed(stream: Stream, packet: int, cause: str) -> DecodeError:
     """The error of one picture: which file, which packet, why, what to do."""
     return DecodeError(
         f"{stream.path}: packet {packet} ({stream.codec}): {cause}; "
-        "run `gpuload check` on the dataset or re-encode the file"
+        "run `gpuload check --deep` on the dataset, then fetch or encode the file again"
     )

@@ -81,6 +81,11 @@ class Prefetcher:
         self.wait_s = 0.0
 
     @property
+    def batches_taken(self) -> int:
+        """Batches of this epoch that ``next`` gave or raised the error of."""
+        return self._taken
+
+    @property
     def bytes_read(self) -> int:
         return self._cache.bytes_read
 

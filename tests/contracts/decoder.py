@@ -1,5 +1,6 @@
 """What every decode backend must do; a backend's test file subclasses ``DecoderContract`` and says how to make one."""
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +41,16 @@ def coded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 Coded = tuple[VideoIndex, list[npt.NDArray[np.uint8]]]
 
 
-class DecoderContract:
+class DecoderContract(ABC):
     """Laws of ``Decoder``."""
 
+    @abstractmethod
     def make(self) -> Decoder:
         """A new decoder."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pixels(self, picture: Any) -> npt.NDArray[np.uint8]:
         """uint8 ``[3, H, W]`` of what the decoder yielded."""
-        raise NotImplementedError
 
     def decoded(self, decoder: Decoder, video: VideoIndex, frames: list[int]) -> dict[int, npt.NDArray[np.uint8]]:
         """Pixels by frame number; packets are yielded once each, in presentation order."""

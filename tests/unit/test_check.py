@@ -16,6 +16,7 @@ from gpuload.check import check_dataset
 from gpuload.cli import app
 from gpuload.demo import write_dataset
 from gpuload.findings import Finding
+from tests.boxes import rows, split, stbl_of, table, write
 from tests.older import write_older
 
 CAMERA = "observation.images.top"
@@ -218,6 +219,16 @@ class TestCommandLine:
 
     def test_version(self) -> None:
         assert CliRunner().invoke(app, ["--version"]).output.startswith("gpuload 0.1")
+
+
+def test_a_false_keyframe_is_found_by_decoding(root: Path) -> None:
+    before, moov = split(root / VIDEO)
+    stbl = stbl_of(moov)
+    keyframes = stbl.find(b"stss")
+    more = sorted([*rows(keyframes, 1), (4,)])
+    stbl.inner[stbl.inner.index(keyframes)] = table(b"stss", more)
+    write(root / VIDEO, before, moov)
+    assert only(check_dataset(root, deep=True), VIDEO, f"1 of {len(more)}", "keyframes").severity == "error"
 
 
 @pytest.mark.parametrize("version", ["v2.0", "v2.1"])
