@@ -17,7 +17,6 @@ import pytest
 
 from gpuload.errors import ConfigError, DecodeError, LoaderClosed, StateMismatch, WorkerDied
 from gpuload.loader import Loader
-from gpuload.pipeline import prefetch
 from gpuload.pipeline.prefetch import PREPARED
 from tests.source import NumberedSource
 from tests.videos import decode_all
@@ -247,18 +246,26 @@ def test_leaving_an_epoch_early_and_starting_again(
                     break
 
 
-def test_leaving_long_decodes_starts_new_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waiting for a GOP that nobody wants; patience 0, so that no machine is too fast for it."""
-    monkeypatch.setattr(prefetch, "LEAVING_PATIENCE_S", 0.0)
+def test_leaving_long_decodes_starts_new_workers(tmp_path: Path) -> None:
+    """No waiting for a GOP that nobody wants: a stopped process is the longest decode."""
     source = NumberedSource(tmp_path, episodes=4, cameras=1, frames=400, gop=400, width=320, height=240)
     pictures = [decode_all(path) for path in source.paths]
     with Loader(source, 64, shuffle="global", lookahead=64, num_threads=2) as loader:
-        next(iter(loader))
-        busy = {worker.pid for worker in loader._prefetcher._workers}
+        left = iter(loader)
+        busy = loader._prefetcher._workers
+        for worker in busy:
+            os.kill(worker.pid, signal.SIGSTOP)  # before it can have decoded anything: Python takes longer to start
+        deadline = time.monotonic() + 20
+        while not all(any(number == 0 for number, _, _ in worker.pending) for worker in busy):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        begin = time.perf_counter()
         iterator = iter(loader)
-        assert not busy & {worker.pid for worker in loader._prefetcher._workers}
-        assert not any(os.path.exists(f"/proc/{pid}") for pid in busy)
+        assert time.perf_counter() - begin < 5.0
+        assert not {worker.pid for worker in busy} & {worker.pid for worker in loader._prefetcher._workers}
+        assert not any(os.path.exists(f"/proc/{worker.pid}") for worker in busy)
         assert_exact(next(iterator), source, pictures)
+    del left
 
 
 def test_an_interrupt_ends_the_process_and_its_workers_at_once(source: NumberedSource) -> None:
