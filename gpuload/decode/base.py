@@ -8,6 +8,7 @@ import av
 
 from gpuload.errors import DecodeError
 from gpuload.index.video import Color
+from gpuload.picture import DevicePicture
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +36,16 @@ class Run:
     """Which of ``Stream.extradata`` each packet belongs to; empty: all to the first."""
     wanted: frozenset[int]
     """Packet numbers whose pictures are wanted."""
+    pts: Sequence[int] = ()
+    """Presentation time of each packet, in any ticks: for backends that need a container around the packets."""
 
 
 class Decoder(Protocol):
     """One codec session a stream kind, kept between runs. Not thread-safe: one decoder per decode thread."""
 
-    def decode(self, stream: Stream, run: Run) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Yields ``(packet number, picture)`` of every wanted picture once, in presentation order.
+    def decode(self, stream: Stream, run: Run) -> Iterator[tuple[int, av.VideoFrame | DevicePicture]]:
+        """Yields ``(packet number, picture)`` of every wanted picture once, in presentation order:
+        an ``av.VideoFrame`` of a backend on the CPU, a ``DevicePicture`` of one on a GPU.
 
         Raises:
             DecodeError: a wanted picture is damaged or never came out. The decoder stays usable.
