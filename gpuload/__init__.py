@@ -13,10 +13,12 @@ from gpuload.errors import (
 )
 from gpuload.loader import Loader
 from gpuload.stats import LoaderStats
+from gpuload.transform import Crop, Transform
 from gpuload.video import Video
 
 __all__ = [
     "ConfigError",
+    "Crop",
     "DatasetError",
     "DecodeError",
     "FrameNotFound",
@@ -26,6 +28,7 @@ __all__ = [
     "LoaderClosed",
     "LoaderStats",
     "StateMismatch",
+    "Transform",
     "Video",
     "VideoError",
 ]

@@ -14,10 +14,12 @@ from gpuload.cores import usable_cores
 from gpuload.errors import ConfigError, LoaderClosed, StateMismatch
 from gpuload.pipeline.assemble import Batch
 from gpuload.pipeline.prefetch import Prefetcher
+from gpuload.pipeline.shaping import Shaping
 from gpuload.plan.order import EpochOrder, epoch_order, num_steps, rank_batch
 from gpuload.plan.shuffle import Runs, plan_runs
 from gpuload.sources.base import SampleSource
 from gpuload.stats import LoaderStats
+from gpuload.transform import Transform
 
 STATE_VERSION = 1
 DEFAULT_LOOKAHEAD = 1 << 16
@@ -42,6 +44,8 @@ class Loader:
     Args:
         shuffle: ``False``; ``"global"`` or ``True``, a uniform permutation; ``"block"``, samples drawn from many
             runs of neighbouring frames at once, which mixes episodes like a permutation and decodes little twice.
+        transform: what happens to pictures on their way into a batch, one for all cameras or by camera; its random
+            parts depend on (seed, epoch, sample, camera) only.
         rank, world_size: this rank's share; every rank gets equally many batches. The last one is padded with repeated
             samples (fewer than ``world_size``), or left out with ``drop_last``.
         sampler: yields sample numbers instead of ``shuffle``; iterated once per epoch.
@@ -62,7 +66,7 @@ class Loader:
         shuffle: bool | str = False,
         seed: int = 0,
         device: str | torch.device = "auto",
-        transform: object = None,
+        transform: Transform | Mapping[str, Transform] | None = None,
         drop_last: bool = False,
         sampler: Iterable[int] | None = None,
         rank: int | None = None,
@@ -76,7 +80,7 @@ class Loader:
         shuffle_buffer_bytes: int = 4 << 30,
     ) -> None:
         self.device = _device(device)
-        _refuse_unfinished(transform=transform, device_cache_bytes=device_cache_bytes, backend=backend)
+        _refuse_unfinished(device_cache_bytes=device_cache_bytes, backend=backend)
         if shuffle not in ORDERS:
             raise ConfigError(f"shuffle must be False, True, 'global' or 'block', got {shuffle!r}")
         if sampler is not None and shuffle:
@@ -99,8 +103,13 @@ class Loader:
         self._mixing = [0.0, 0.0]
         self._episode_starts = self._source.episode_starts()
         self._uniform: dict[int, float] = {}
+        self._image_transforms = getattr(dataset, "image_transforms", None)
+        if transform is not None and self._image_transforms is not None:
+            raise ConfigError("transform and the dataset's image_transforms exclude each other: keep one of them")
+        self._shaping = Shaping(self._source, transform, seed=seed)
         self._prefetcher = Prefetcher(
             self._source,
+            self._shaping,
             batch_size=batch_size,
             num_workers=self.num_threads,
             lookahead=_at_least_one("lookahead", lookahead or DEFAULT_LOOKAHEAD),
@@ -133,7 +142,7 @@ class Loader:
             )
 
         self_batch, rank, world_size = self.batch_size, self.rank, self.world_size
-        self._prefetcher.start(samples_of, self._steps(len(order.samples) - start))
+        self._prefetcher.start(samples_of, self._steps(len(order.samples) - start), epoch=self._epoch)
         return _EpochIterator(self, running)
 
     def set_epoch(self, epoch: int) -> None:
@@ -250,11 +259,15 @@ class Loader:
         fields = self._source.video_fields
         if batch.buffer is not None:
             memory = torch.from_numpy(batch.buffer)
-            for f, offset in zip(fields, self._prefetcher.field_offsets, strict=True):
-                part = memory[offset : offset + count * f.num_offsets * f.frame_bytes]
-                frames = part.view(getattr(torch, f.dtype)).view(count, f.num_offsets, f.channels, f.height, f.width)
+            for f, form, offset in zip(fields, self._shaping.forms, self._prefetcher.field_offsets, strict=True):
+                part = memory[offset : offset + count * f.num_offsets * form.slot_bytes]
+                frames = part.view(getattr(torch, form.dtype)).view(count, f.num_offsets, *form.shape)
                 result[f.key] = frames.squeeze(1) if f.squeeze else frames
         result.update(batch.columns)
+        if self._image_transforms is not None:
+            cameras = [*(f.key for f in fields if f.lut is None), *self._source.image_keys]
+            for key in cameras:  # a sample at a time, as dataset[i] does: each has its own random draw
+                result[key] = torch.stack([self._image_transforms(pictures) for pictures in result[key]])
         self._mixing[0] += len(np.unique(np.searchsorted(self._episode_starts, batch.samples, side="right")))
         self._mixing[1] += self._uniform_mixing(count)
         self._delivered[0] += 1
@@ -310,11 +323,7 @@ def _device(device: str | torch.device) -> torch.device:
     return chosen
 
 
-def _refuse_unfinished(*, transform: object, device_cache_bytes: int | None, backend: str) -> None:
-    if transform is not None:
-        raise ConfigError(
-            "transform has no implementation yet; transform the batches, or use image_transforms with dataset[i]"
-        )
+def _refuse_unfinished(*, device_cache_bytes: int | None, backend: str) -> None:
     if device_cache_bytes is not None:
         raise ConfigError("device_cache_bytes has no implementation yet: pictures are decoded on the CPU")
     if backend not in ("auto", "pyav"):

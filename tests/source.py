@@ -47,6 +47,10 @@ class NumberedSource:
         return self._fields
 
     @property
+    def image_keys(self) -> tuple[str, ...]:
+        return ()
+
+    @property
     def reach(self) -> int:
         return max(0, -min(self.offsets))
 

@@ -1,6 +1,6 @@
 """Pictures to slots on the CPU: swscale for colour, numpy for the last copy."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import av
@@ -9,11 +9,13 @@ import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
 from gpuload.device.libswscale import PlanarScaler, PlanarScalers, source_of
+from gpuload.device.resize import Resizer
 from gpuload.errors import DecodeError
+from gpuload.transform import SlotForm, unpack_view
 
 
 class SwscaleConverter:
-    """Writes pictures into ``[C, H, W]`` slots. Keeps its swscale contexts: not thread-safe, one per decode thread.
+    """Writes pictures into slots. Keeps its swscale contexts: not thread-safe, one per decode thread.
 
     8-bit 4:2:0 pictures go straight into their slot; others through PyAV's ``rgb24`` and a transposing copy, at five
     times the cost. Both give the pixels of ``rgb24``.
@@ -23,6 +25,8 @@ class SwscaleConverter:
         self._reformatter = VideoReformatter()
         self._scalers = PlanarScalers()
         self._scratch: npt.NDArray[np.uint8] = np.empty((3, 0, 0), np.uint8)
+        self._resizers: dict[tuple[tuple[int, int], tuple[int, int]], Resizer] = {}
+        self._values: dict[SlotForm, npt.NDArray[np.generic]] = {}
 
     def direct(self, picture: av.VideoFrame, rotation: int) -> Callable[[int], None] | None:
         """What writes the picture, uint8 ``[3, H, W]``, at an address; None where only ``convert`` can.
@@ -33,46 +37,82 @@ class SwscaleConverter:
         return None if scaler is None else partial(scaler.write, source_of(picture))
 
     def convert(
-        self, picture: av.VideoFrame, slot: npt.NDArray[np.generic], rotation: int, lut: npt.NDArray[np.float32] | None
+        self, picture: av.VideoFrame, slot: npt.NDArray[np.generic], rotation: int, form: SlotForm, view: int = 0
     ) -> None:
-        """Picture to ``slot``: uint8 ``[3, H, W]`` 0..255, or float32 in [0, 1] (value / 255), or float32 ``[1, H, W]``
-        of ``lut[code]`` for depth. ``rotation`` is counter-clockwise in degrees.
+        """Picture to ``slot``, an array of ``form.shape`` that holds ``form.dtype`` (bfloat16 as its 16 bits).
+
+        ``rotation`` is counter-clockwise in degrees; ``view`` as ``draw_views`` packs it.
 
         Raises:
-            DecodeError: the picture's size is not the slot's.
+            DecodeError: the picture's size is not what the form was made for.
         """
         turned = rotation % 180 != 0
-        height, width = (picture.width, picture.height) if turned else (picture.height, picture.width)
-        if slot.shape[1:] != (height, width):
+        shown = (picture.width, picture.height) if turned else (picture.height, picture.width)
+        if shown != form.shown:
             raise DecodeError(
-                f"the picture is {width}x{height}, the metadata promise {slot.shape[2]}x{slot.shape[1]}; "
+                f"the picture is {shown[1]}x{shown[0]}, the metadata promise {form.shown[1]}x{form.shown[0]}; "
                 "correct info.json"
             )
-        if lut is not None:
-            self._depth(picture, slot, rotation, lut)
+        if form.depth is not None:
+            self._depth(picture, slot, rotation, form.depth)
             return
         scaler = self._scalers.of(picture)
-        if scaler is not None and slot.dtype == np.uint8 and not rotation and slot.flags.c_contiguous:
+        if form.is_plain and scaler is not None and not rotation and slot.flags.c_contiguous:
             scaler.convert(picture, slot.ctypes.data)
             return
-        for channel, pixels in enumerate(self._channels(picture, scaler)):
-            slot[channel] = np.rot90(pixels, rotation // 90) if rotation else pixels
-            if slot.dtype != np.uint8:
-                slot[channel] /= np.float32(255)  # in a pass of its own: a dividing cast goes through small buffers
+        channels = self._channels(picture, scaler)
+        if rotation:
+            channels = np.rot90(channels, rotation // 90, axes=(1, 2))
+        if not form.is_plain:
+            channels = self._shaped(channels, form, view)
+        self._store(channels, slot, form)
 
-    def _channels(self, picture: av.VideoFrame, scaler: PlanarScaler | None) -> Sequence[npt.NDArray[np.uint8]]:
-        """Red, green and blue, each uint8 ``[H, W]``, as ``rgb24`` of the picture has them; until the next call."""
+    def _shaped(self, channels: npt.NDArray[np.uint8], form: SlotForm, view: int) -> npt.NDArray[np.uint8]:
+        """Cropped, resized and flipped."""
+        top, left, flip = unpack_view(view)
+        height, width = form.crop or form.shown
+        channels = channels[:, top : top + height, left : left + width]
+        if form.is_resized:
+            sizes = (height, width), (form.height, form.width)
+            if sizes not in self._resizers:
+                self._resizers[sizes] = Resizer(*sizes)
+            if channels.strides[2] != 1 or channels.strides[1] < 0:
+                channels = np.ascontiguousarray(channels)
+            channels = self._resizers[sizes].resize(channels)
+        return channels[:, :, ::-1] if flip else channels
+
+    def _store(self, channels: npt.NDArray[np.uint8], slot: npt.NDArray[np.generic], form: SlotForm) -> None:
+        planes = slot if form.layout == "chw" else slot.transpose(2, 0, 1)
+        if form.dtype == "uint8":
+            for channel, pixels in enumerate(channels):
+                planes[channel] = pixels
+        elif form.dtype == "float32":
+            for channel, pixels in enumerate(channels):
+                planes[channel] = pixels
+                planes[channel] /= np.float32(255)  # in a pass of its own: a dividing cast goes through small buffers
+                if form.mean:
+                    planes[channel] -= np.float32(form.mean[channel])
+                    planes[channel] /= np.float32(form.std[channel])
+        else:
+            values = self._values.get(form)
+            if values is None:
+                values = self._values[form] = level_values(form)
+            for channel, pixels in enumerate(channels):
+                planes[channel] = values[channel][pixels]
+
+    def _channels(self, picture: av.VideoFrame, scaler: PlanarScaler | None) -> npt.NDArray[np.uint8]:
+        """uint8 ``[3, H, W]``, as ``rgb24`` of the picture has it; until the next call."""
         if scaler is not None:
             if self._scratch.shape[1:] != (picture.height, picture.width):
                 self._scratch = np.empty((3, picture.height, picture.width), np.uint8)
             scaler.convert(picture, self._scratch.ctypes.data)
-            return list(self._scratch)
+            return self._scratch
         # Never gbrp by PyAV: of 4:2:0 and 4:2:2 swscale leaves garbage in the last columns of some widths, rounds odd
         # heights otherwise than rgb24, and deep pictures too.
         plane = self._reformatter.reformat(picture, format="rgb24", threads=1).planes[0]
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
         pixels = rows[: picture.height, : picture.width * 3].reshape(picture.height, picture.width, 3)
-        return [pixels[:, :, channel] for channel in range(3)]
+        return pixels.transpose(2, 0, 1)
 
     def _depth(
         self, picture: av.VideoFrame, slot: npt.NDArray[np.generic], rotation: int, lut: npt.NDArray[np.float32]
@@ -85,3 +125,15 @@ class SwscaleConverter:
         if rotation:
             codes = np.rot90(codes, rotation // 90)
         np.take(lut, codes, out=slot[0], mode="clip")
+
+
+def level_values(form: SlotForm) -> npt.NDArray[np.generic]:
+    """``[3, 256]``: what each level of each channel becomes, in what holds the form's 16-bit floats in numpy."""
+    levels = np.arange(256) / 255.0
+    mean, std = form.mean or (0.0,) * 3, form.std or (1.0,) * 3
+    values = np.stack([(levels - m) / s for m, s in zip(mean, std, strict=True)]).astype(np.float32)
+    if form.dtype == "float16":
+        return values.astype(np.float16)
+    bits = values.view(np.uint32)
+    # To the nearest bfloat16, ties to even: the upper half of a float32.
+    return ((bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)

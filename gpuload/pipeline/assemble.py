@@ -1,5 +1,6 @@
 """A batch on its way, and where its slots lie in memory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy.typing as npt
 from gpuload.device.arena import Place
 from gpuload.errors import GpuloadError
 from gpuload.pipeline.handle import WorkerHandle
-from gpuload.sources.base import SampleSource
+from gpuload.transform import SlotForm
 
 
 @dataclass(slots=True, eq=False)
@@ -29,9 +30,9 @@ class Batch:
 
 
 def layout(
-    source: SampleSource, batch_size: int
+    forms: Sequence[SlotForm], num_offsets: Sequence[int], batch_size: int
 ) -> tuple[list[int], npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
-    """Where fields lie in a batch buffer.
+    """Where fields lie in a batch buffer, each ``[B, T, …]`` of its form's slots, T being its ``num_offsets``.
 
     Returns ``(field offsets, [S] offset of row 0 of each slot column, [S] bytes from row to row, total bytes)``.
     """
@@ -39,9 +40,9 @@ def layout(
     columns: list[int] = []
     rows: list[int] = []
     total = 0
-    for f in source.video_fields:
+    for form, count in zip(forms, num_offsets, strict=True):
         offsets.append(total)
-        columns += [total + t * f.frame_bytes for t in range(f.num_offsets)]
-        rows += [f.num_offsets * f.frame_bytes] * f.num_offsets
-        total += -(-batch_size * f.num_offsets * f.frame_bytes // 64) * 64
+        columns += [total + t * form.slot_bytes for t in range(count)]
+        rows += [count * form.slot_bytes] * count
+        total += -(-batch_size * count * form.slot_bytes // 64) * 64
     return offsets, np.array(columns, np.int64), np.array(rows, np.int64), total

@@ -12,6 +12,7 @@ from gpuload.errors import DecodeError
 from gpuload.index.video import VideoIndex
 from gpuload.store.local import read_range
 from gpuload.store.packets import byte_range, cut, demux_packets
+from gpuload.transform import slot_form
 
 
 class DirectReader:
@@ -37,6 +38,10 @@ class DirectReader:
         packets = video.frame_packet[frames].astype(np.int64)
         starts = video.frame_start[frames].astype(np.int64)
         stream = stream_of(video)
+        channels, height, width = out.shape[1:]
+        form = slot_form(
+            None, key=video.path, channels=channels, height=height, width=width, dtype=str(out.dtype), depth=lut
+        )
         for first, chosen in groups(starts):
             numbers = packets[chosen]
             last = int(numbers.max())
@@ -45,7 +50,7 @@ class DirectReader:
             for number, picture in self._decoder.decode(stream, run):
                 slots = chosen[numbers == number]
                 try:
-                    self._converter.convert(picture, out[slots[0]], video.rotation, lut)
+                    self._converter.convert(picture, out[slots[0]], video.rotation, form)
                 except DecodeError as error:
                     raise DecodeError(f"{video.path}: {error}") from error
                 for slot in slots[1:]:

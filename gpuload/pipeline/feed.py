@@ -14,7 +14,7 @@ from gpuload.errors import CacheFull
 from gpuload.index.video import VideoIndex
 from gpuload.pipeline.direct import entries, stream_of
 from gpuload.pipeline.handle import WorkerHandle
-from gpuload.pipeline.work import DecodeTask
+from gpuload.pipeline.work import DecodeTask, Fill
 from gpuload.plan.grouping import DecodePlan, group_frames
 from gpuload.sources.base import SampleSource
 from gpuload.store.cache import BlobCache, BlobKey, Lease
@@ -31,7 +31,7 @@ class Share:
     """What one worker does for one batch."""
 
     tasks: list[DecodeTask]
-    fills: list[tuple[int, int, int]]
+    fills: list[Fill]
     streams: dict[int, Stream]
     leases: list[Lease]
     cost: float = 0.0
@@ -123,12 +123,14 @@ class Lookahead:
         workers: Sequence[WorkerHandle],
         cache: BlobCache,
         places: npt.NDArray[np.int64],
-        kinds: npt.NDArray[np.int64],
+        fields: npt.NDArray[np.int64],
+        views: npt.NDArray[np.int64],
         make_room: "Callable[[dict[WorkerHandle, Share]], None]",
     ) -> dict[WorkerHandle, Share]:
         """Work of batch ``index`` of this lookahead, by worker.
 
-        ``places`` ``[n, S]``: byte offset of each slot; ``kinds`` ``[S]``: field number of each slot column.
+        ``places`` ``[n, S]``: byte offset of each slot; ``fields`` ``[S]``: field number of each slot column;
+        ``views`` ``[n, S]``: what of the picture goes there.
         ``make_room`` is called with what there is whenever the blob cache has to be given back something first.
         """
         plan = self.plan
@@ -151,13 +153,18 @@ class Lookahead:
                 self._add_task(group, worker, shares, cache, self._uses if holder is None else uses or [], make_room)
                 holder = worker
             shares[holder].cost += FILL_COST * fills
-        columns = np.broadcast_to(kinds, pictures.shape)[present]
-        for picture, group, kind, place in zip(
-            chosen.tolist(), group_of_fill.tolist(), columns.tolist(), places[present].tolist(), strict=True
+        columns = np.broadcast_to(fields, pictures.shape)[present]
+        for picture, group, field, place, view in zip(
+            chosen.tolist(),
+            group_of_fill.tolist(),
+            columns.tolist(),
+            places[present].tolist(),
+            views[present].tolist(),
+            strict=True,
         ):
             holder = self._holder[group]
             assert holder is not None
-            shares[holder].fills.append((self.first_picture + picture, kind, place))
+            shares[holder].fills.append((self.first_picture + picture, field, place, view))
         return shares
 
     def _uses_from(self, row: int) -> list[int]:

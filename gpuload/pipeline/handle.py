@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gpuload.device.arena import Chunk
-from gpuload.pipeline.work import Done, Go, SlotKind, Unit
+from gpuload.pipeline.work import Done, Go, Unit
 from gpuload.pipeline.worker import HEADER, send
 from gpuload.store.cache import Lease
+from gpuload.transform import SlotForm
 
 # The package is entered by its path, without its __init__: that imports torch (550 MB), which a decoder does not need.
 BOOT = (
@@ -41,7 +42,7 @@ class WorkerHandle:
 
     def __init__(
         self,
-        kinds: tuple[SlotKind, ...],
+        forms: tuple[SlotForm, ...],
         *,
         on_done: "Callable[[WorkerHandle, Done], None]",
         on_death: "Callable[[WorkerHandle, str], None]",
@@ -66,7 +67,7 @@ class WorkerHandle:
         theirs.close()
         self._connection = ours
         self._outbox: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self._outbox.put(kinds)
+        self._outbox.put(forms)
         self._threads = [
             threading.Thread(target=work, name=f"gpuload-{work.__name__}", daemon=True)
             for work in (self._send_all, self._receive_all)

@@ -13,13 +13,17 @@ from gpuload.errors import DecodeError, FrameNotFound, GpuloadError, LoaderClose
 from gpuload.pipeline.assemble import Batch, layout
 from gpuload.pipeline.feed import Lookahead, SeenFrames, Share
 from gpuload.pipeline.handle import PendingUnit, WorkerHandle
-from gpuload.pipeline.work import Done, SlotKind, Unit
+from gpuload.pipeline.shaping import Shaping
+from gpuload.pipeline.work import Done, Unit
 from gpuload.plan.grouping import DecodePlan
 from gpuload.sources.base import SampleSource
 from gpuload.store.cache import BlobCache
 from gpuload.store.local import LocalFiles
 
 logger = logging.getLogger(__name__)
+
+SamplesOf = Callable[[int], npt.NDArray[np.int64]]
+"""Step to samples ``[n]``."""
 
 AHEAD = 2
 """Batches beyond the caller's that have a buffer: filled, or being filled."""
@@ -39,6 +43,7 @@ class Prefetcher:
     def __init__(
         self,
         source: SampleSource,
+        shaping: Shaping,
         *,
         batch_size: int,
         num_workers: int,
@@ -50,14 +55,10 @@ class Prefetcher:
         self._lookahead = lookahead
         self._frame_cache_bytes = frame_cache_bytes
         fields = source.video_fields
-        self._kinds = tuple(
-            SlotKind(f.key, f.channels, f.height, f.width, f.dtype, f.lut, f.dtype == "uint8" and f.lut is None)
-            for f in fields
-        )
-        self._kind_of_column = (
-            np.repeat(np.arange(len(fields)), [f.num_offsets for f in fields]) if fields else np.zeros(0, np.int64)
-        )
-        self.field_offsets, column_offsets, row_bytes, total = layout(source, batch_size)
+        self._shaping = shaping
+        counts = [f.num_offsets for f in fields]
+        self._field_of_column = np.repeat(np.arange(len(fields)), counts)
+        self.field_offsets, column_offsets, row_bytes, total = layout(shaping.forms, counts, batch_size)
         self._column_offsets, self._row_bytes = column_offsets, row_bytes
         self._pool = BatchPool(total)
         self._files = LocalFiles()
@@ -89,15 +90,18 @@ class Prefetcher:
     def bytes_read(self) -> int:
         return self._cache.bytes_read
 
-    def start(self, samples_of: Callable[[int], npt.NDArray[np.int64]], num_steps: int) -> None:
-        """Begins batches ``0 <= step < num_steps`` of ``samples_of(step)``; what was under way is dropped."""
+    def start(self, samples_of: SamplesOf, num_steps: int, *, epoch: int) -> None:
+        """Begins batches ``0 <= step < num_steps`` of ``samples_of(step)``; what was under way is dropped.
+
+        ``epoch`` decides the random parts of transforms.
+        """
         if self._closed:
             raise LoaderClosed("the loader is closed; make a new one")
         self.stop()
         while len(self._workers) < self._num_workers:
             self._workers.append(self._new_worker())
         self._stop, self._feed_error, self._taken, self._steps = False, None, 0, num_steps
-        self._feeder = threading.Thread(target=self._feed, args=(samples_of,), name="gpuload-feed", daemon=True)
+        self._feeder = threading.Thread(target=self._feed, args=(samples_of, epoch), name="gpuload-feed", daemon=True)
         self._feeder.start()
 
     def next(self) -> Batch:
@@ -177,9 +181,9 @@ class Prefetcher:
         self._files.close()
 
     def _new_worker(self) -> WorkerHandle:
-        return WorkerHandle(self._kinds, on_done=self._on_done, on_death=self._on_death)
+        return WorkerHandle(self._shaping.forms, on_done=self._on_done, on_death=self._on_death)
 
-    def _feed(self, samples_of: Callable[[int], npt.NDArray[np.int64]]) -> None:
+    def _feed(self, samples_of: SamplesOf, epoch: int) -> None:
         try:
             step, seen = 0, SeenFrames(self._source)
             while step < self._steps and not self._stop:
@@ -198,7 +202,7 @@ class Prefetcher:
                 for index, samples in enumerate(batches):
                     if not self._wait_until_within(PREPARED, step + index):
                         return
-                    self._feed_one(plan, index, Batch(step + index, samples))
+                    self._feed_one(plan, index, Batch(step + index, samples), epoch)
                     self.frames_distinct += plan.distinct[index]
                 step += len(batches)
         except BaseException as error:  # noqa: BLE001 - it crosses a thread: next() raises it
@@ -226,7 +230,7 @@ class Prefetcher:
             self._changed.wait_for(lambda: self._stop or number < self._taken + ahead)
             return not self._stop
 
-    def _feed_one(self, plan: Lookahead, index: int, batch: Batch) -> None:
+    def _feed_one(self, plan: Lookahead, index: int, batch: Batch, epoch: int) -> None:
         with self._changed:
             self._batches[batch.number] = batch
             self._give_buffers()
@@ -247,8 +251,10 @@ class Prefetcher:
         missing = np.argwhere(plan.missing[plan.begins[index] : plan.begins[index + 1]])
         try:
             batch.columns = self._source.columns(batch.samples)
+            self._shaping.shape_images(batch.columns, batch.samples, epoch)
+            views = self._shaping.views(batch.samples, epoch)[:, self._field_of_column]
             self._workers = [w if w.alive else self._replace(w) for w in self._workers]
-            flush(plan.shares(index, self._workers, self._cache, places, self._kind_of_column, make_room))
+            flush(plan.shares(index, self._workers, self._cache, places, self._field_of_column, views, make_room))
             if len(missing):
                 row, column = missing[0].tolist()
                 batch.error = FrameNotFound(self._source.why_missing(int(batch.samples[row]), column))

@@ -2,24 +2,10 @@
 
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
 from gpuload.decode.base import Stream
 
-
-@dataclass(frozen=True, slots=True)
-class SlotKind:
-    """Shape and type of one field's slots."""
-
-    key: str
-    channels: int
-    height: int
-    width: int
-    dtype: str
-    lut: npt.NDArray[np.float32] | None
-    is_plain: bool
-    """uint8 RGB."""
+Fill = tuple[int, int, int, int]
+"""(picture, field, byte offset in the batch's buffer, view as ``draw_views`` packs it)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +33,7 @@ class Unit:
 
     batch: int
     tasks: tuple[DecodeTask, ...]
-    fills: tuple[tuple[int, int, int], ...]
-    """(picture, field, byte offset in the batch's buffer)."""
+    fills: tuple[Fill, ...]
     streams: dict[int, Stream]
     """Streams that the worker has not seen."""
 

@@ -23,9 +23,12 @@ from gpuload.decode.base import Run, Stream
 from gpuload.decode.pyav import PyavDecoder
 from gpuload.device.swscale import SwscaleConverter
 from gpuload.errors import DecodeError
-from gpuload.pipeline.work import DecodeTask, Done, Go, SlotKind, Unit
+from gpuload.pipeline.work import DecodeTask, Done, Go, Unit
+from gpuload.transform import DTYPES, SlotForm
 
 HEADER = struct.Struct("<Q")
+FillAt = tuple[int, int, int]
+"""(field, byte offset in the chunk, view)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +48,8 @@ class Kept:
 class Worker:
     """One decoder, one converter and the pictures kept for later batches. Not thread-safe."""
 
-    def __init__(self, kinds: tuple[SlotKind, ...]) -> None:
-        self._kinds = kinds
+    def __init__(self, forms: tuple[SlotForm, ...]) -> None:
+        self._forms = forms
         self._decoder = PyavDecoder()
         self._converter = SwscaleConverter()
         self._streams: dict[int, Stream] = {}
@@ -74,9 +77,9 @@ class Worker:
         """Decodes and fills; errors are collected, never raised for a damaged picture."""
         done = Done(unit.batch)
         self._streams.update(unit.streams)
-        waiting: dict[int, list[tuple[int, int]]] = {}
-        for picture, kind, offset in unit.fills:
-            waiting.setdefault(picture, []).append((kind, go.offset + offset))
+        waiting: dict[int, list[FillAt]] = {}
+        for picture, field, offset, view in unit.fills:
+            waiting.setdefault(picture, []).append((field, go.offset + offset, view))
         for task in unit.tasks:
             self._decode(task, go.chunk, waiting, done)
         for picture, places in waiting.items():
@@ -87,7 +90,7 @@ class Worker:
         done.kept_bytes = self._kept_bytes
         return done
 
-    def _decode(self, task: DecodeTask, chunk: int, waiting: dict[int, list[tuple[int, int]]], done: Done) -> None:
+    def _decode(self, task: DecodeTask, chunk: int, waiting: dict[int, list[FillAt]], done: Done) -> None:
         stream = self._streams[task.stream]
         names = dict(zip(task.packets, task.pictures, strict=True))
         self._uses.update(zip(task.pictures, task.uses, strict=True))
@@ -106,24 +109,23 @@ class Worker:
             for picture in names.values():
                 self._failed[picture] = str(error)
 
-    def _fill(self, picture: int, kept: Kept, places: list[tuple[int, int]], chunk: int, done: Done) -> None:
-        first: tuple[int, npt.NDArray[Any]] | None = None
-        for number, offset in places:
-            kind = self._kinds[number]
-            if kept.write is not None and kind.is_plain and kept.size == (kind.width, kind.height):
+    def _fill(self, picture: int, kept: Kept, places: list[FillAt], chunk: int, done: Done) -> None:
+        first: tuple[tuple[int, int], npt.NDArray[Any]] | None = None
+        for field, offset, view in places:
+            form = self._forms[field]
+            if kept.write is not None and form.is_plain and kept.size == (form.width, form.height):
                 kept.write(self._addresses[chunk] + offset)
                 continue
-            shape = (kind.channels, kind.height, kind.width)
-            slot: npt.NDArray[Any] = np.ndarray(shape, kind.dtype, self._chunks[chunk], offset)
-            if first is not None and first[0] == number:
+            slot: npt.NDArray[Any] = np.ndarray(form.shape, DTYPES[form.dtype], self._chunks[chunk], offset)
+            if first is not None and first[0] == (field, view):
                 slot[...] = first[1]
                 continue
             try:
-                self._converter.convert(kept.frame, slot, kept.stream.rotation, kind.lut)
+                self._converter.convert(kept.frame, slot, kept.stream.rotation, form, view)
             except DecodeError as error:
-                done.errors.append(f"{kept.stream.path}: {kind.key}: {error}")
+                done.errors.append(f"{kept.stream.path}: {form.key}: {error}")
                 break
-            first = number, slot
+            first = (field, view), slot
         uses = self._uses[picture] - len(places)
         if uses > 0:
             self._uses[picture] = uses

@@ -55,6 +55,11 @@ class SampleSource(Protocol):
     def video_fields(self) -> tuple[VideoField, ...]: ...
 
     @property
+    def image_keys(self) -> tuple[str, ...]:
+        """Colour images among ``columns``: float32 ``[n, (T,) C, H, W]`` in [0, 1]."""
+        ...
+
+    @property
     def reach(self) -> int:
         """Samples by which video windows look back at most."""
         ...

@@ -80,6 +80,11 @@ class LeRobotSource:
         return self._fields
 
     @property
+    def image_keys(self) -> tuple[str, ...]:
+        """Image features that hold colour; depth images are in millimetres or metres."""
+        return tuple(key for key in self._rows.images if not self.meta.info.features[key].is_depth)
+
+    @property
     def reach(self) -> int:
         """Samples by which video windows look back at most."""
         return max([0, *(-offset for field in self._fields for offset in self._offsets.get(field.key, (0,)))])

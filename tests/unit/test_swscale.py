@@ -11,6 +11,7 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from gpuload.device.libswscale import PlanarScalers, swscale_path
 from gpuload.device.swscale import SwscaleConverter
+from gpuload.transform import SlotForm, slot_form
 
 GUARD = 4096
 
@@ -24,6 +25,11 @@ def picture(form: str, width: int, height: int, matrix: int, color_range: int) -
     return frame
 
 
+def form_of(slot: npt.NDArray[np.generic]) -> SlotForm:
+    channels, height, width = slot.shape
+    return slot_form(None, key="camera", channels=channels, height=height, width=width, dtype=str(slot.dtype))
+
+
 def packed(frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
     return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8).transpose(2, 0, 1)
 
@@ -35,7 +41,7 @@ def packed(frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
 def test_pixels_are_those_of_rgb24(form: str, width: int, height: int, matrix: int, color_range: int) -> None:
     frame = picture(form, width, height, matrix, color_range)
     slot = np.zeros((3, height, width), np.uint8)
-    SwscaleConverter().convert(frame, slot, 0, None)
+    SwscaleConverter().convert(frame, slot, 0, form_of(slot))
     assert np.array_equal(slot, packed(frame))
 
 
@@ -48,7 +54,7 @@ def test_only_the_slot_is_written(width: int, height: int, offset: int) -> None:
     slot = memory[begin : begin + num_bytes].reshape(3, height, width)
     frame = picture("yuv420p", width, height, 1, 1)
     assert PlanarScalers().of(frame) is not None
-    SwscaleConverter().convert(frame, slot, 0, None)
+    SwscaleConverter().convert(frame, slot, 0, form_of(slot))
     assert np.array_equal(slot, packed(frame))
     assert (memory[:begin] == 77).all()
     assert (memory[begin + num_bytes :] == 77).all()
@@ -59,14 +65,14 @@ def test_float_is_the_level_over_255(rotation: int) -> None:
     frame = picture("yuv420p", 64, 48, 1, 1)
     expected = np.rot90(packed(frame), rotation // 90, axes=(1, 2)).astype(np.float32) / np.float32(255)
     slot = np.zeros(expected.shape, np.float32)
-    SwscaleConverter().convert(frame, slot, rotation, None)
+    SwscaleConverter().convert(frame, slot, rotation, form_of(slot))
     assert np.array_equal(slot, expected)
 
 
 def test_a_strided_slot_is_filled() -> None:
     frame = picture("yuv420p", 64, 48, 1, 1)
     wide = np.zeros((3, 48, 128), np.uint8)
-    SwscaleConverter().convert(frame, wide[:, :, ::2], 0, None)
+    SwscaleConverter().convert(frame, wide[:, :, ::2], 0, form_of(wide[:, :, ::2]))
     assert np.array_equal(wide[:, :, ::2], packed(frame))
     assert not wide[:, :, 1::2].any()
 
@@ -76,7 +82,7 @@ def test_other_formats_go_through_pyav(form: str) -> None:
     frame = picture(form, 64, 48, 1, 1)
     assert PlanarScalers().of(frame) is None
     slot = np.zeros((3, 48, 64), np.uint8)
-    SwscaleConverter().convert(frame, slot, 0, None)
+    SwscaleConverter().convert(frame, slot, 0, form_of(slot))
     assert np.array_equal(slot, packed(frame))
 
 
