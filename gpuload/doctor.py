@@ -11,7 +11,9 @@ from importlib import metadata
 import torch
 
 from gpuload.cores import usable_cores
+from gpuload.decode.registry import name_of
 from gpuload.device.libswscale import can_call_swscale, swscale_path
+from gpuload.device.nvdec import CHROMAS, Nvdec, NvdecCaps, NvdecMissing, probe_caps
 
 LIBRARIES = ("gpuload", "torch", "av", "numpy", "pyarrow", "pillow", "torchcodec", "nvidia-dali-cuda130", "triton")
 TIMEOUT_S = 120.0
@@ -65,7 +67,7 @@ class Diagnosis:
     cores: int
     versions: tuple[tuple[str, str], ...]
     devices: tuple[tuple[str, str], ...]
-    """Device and what there is to say about it; the CPU is always the first."""
+    """Device and what there is to say about it; the CPU is always the first, several lines may tell of one."""
     converter: str
     """How decoded pictures become RGB on the CPU."""
     backends: tuple[Backend, ...]
@@ -102,17 +104,42 @@ def version_of(library: str) -> str:
 
 
 def find_devices() -> tuple[tuple[str, str], ...]:
-    """The CPU and every CUDA device, or why there is none."""
-    cpu = ("cpu", "decodes everything today")
+    """The CPU and every CUDA device with what its NVDEC decodes, or why there is none."""
+    found = [("cpu", "decodes everything today")]
     if torch.cuda.is_available():
-        names = [(f"cuda:{i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]
-        return (
-            cpu,
-            *((device, f"{name}; gpuload {version_of('gpuload')} does not use it yet") for device, name in names),
-        )
+        for i in range(torch.cuda.device_count()):
+            text = f"{torch.cuda.get_device_name(i)}; gpuload {version_of('gpuload')} does not use it yet"
+            found += [(f"cuda:{i}", text), *describe_nvdec(f"cuda:{i}", probe_caps(i))]
+        return tuple(found)
     built = torch.version.cuda
     reason = f"torch is built for CUDA {built}, but finds no usable GPU" if built else "torch is a build without CUDA"
-    return (cpu, ("cuda", f"none: {reason}"))
+    # The driver may know of a GPU that torch cannot use, or say better than torch why there is none.
+    return (*found, ("cuda", f"none: {reason}"), *describe_nvdec("cuda", probe_caps(0)))
+
+
+def describe_nvdec(device: str, found: Nvdec) -> tuple[tuple[str, str], ...]:
+    """A line for each codec and range of sizes: chroma and depths, sizes, engines. Or one line with the reason."""
+    label = f"{device} NVDEC"
+    if isinstance(found, NvdecMissing):
+        return ((label, f"none: {found.reason}"),)
+    groups: dict[tuple[object, ...], list[NvdecCaps]] = {}
+    for caps in found.caps:
+        sizes = caps.min_width, caps.min_height, caps.max_width, caps.max_height, caps.max_macroblocks
+        groups.setdefault((caps.codec, sizes, caps.engines), []).append(caps)
+    lines = tuple((label, describe_alike(alike)) for alike in groups.values())
+    return lines or ((label, f"none: the driver lists no decoder on {found.device}"),)
+
+
+def describe_alike(alike: list[NvdecCaps]) -> str:
+    """``HEVC 4:2:0 8, 10, 12-bit, 4:4:4 8-bit; 144x144 to 8192x8192, 262144 macroblocks; 7 engines``."""
+    first = alike[0]
+    samples = []
+    for chroma in CHROMAS:
+        if bits := [str(caps.bits) for caps in alike if caps.chroma == chroma]:
+            samples.append(f"{':'.join(chroma)} {', '.join(bits)}-bit")
+    sizes = f"{first.min_width}x{first.min_height} to {first.max_width}x{first.max_height}"
+    engines = f"{first.engines} engine{'s' if first.engines > 1 else ''}" if first.engines else "engines not told"
+    return f"{name_of(first.codec)} {', '.join(samples)}; {sizes}, {first.max_macroblocks} macroblocks; {engines}"
 
 
 def judge(name: str, *, module: str, extra: str, needs_cuda: bool) -> Backend:

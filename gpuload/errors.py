@@ -37,5 +37,9 @@ class WorkerDied(DecodeError):
     """A decode worker's process ended in the middle of a task; the loader has started another."""
 
 
+class DeviceError(GpuloadError):
+    """The GPU could not do it: out of memory, or gone. The message says which budget to lower."""
+
+
 class LoaderClosed(GpuloadError):
     """The loader was closed and cannot be iterated any more."""

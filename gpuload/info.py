@@ -6,9 +6,11 @@ from pathlib import Path
 
 import av
 import numpy as np
+import torch
 
 from gpuload.datasets import LeRobotDataset
 from gpuload.decode.pyav import DECODERS
+from gpuload.decode.registry import AUTO, Machine, StreamKind, choose, find_machine, kind_of
 from gpuload.index.video import VideoIndex
 from gpuload.sources.base import SampleSource
 from gpuload.sources.lerobot_meta import read_meta
@@ -33,7 +35,7 @@ class Camera:
     gop_max: int
     bytes: int
     decoder: str
-    """What would decode it, with the reason."""
+    """What would decode it on this machine, with the reason; parted by ``|`` where its files differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Summary:
 def summarize(path: str, *, video_keys: Sequence[str] | None = None) -> Summary:
     """Open the dataset, index every video file that its samples use, and describe both. Decodes nothing.
 
+    On a machine with a GPU it asks the driver what NVDEC decodes, for which it initialises CUDA.
+
     Args:
         video_keys: cameras to look at; without it, all that have files.
 
@@ -69,10 +73,15 @@ def summarize(path: str, *, video_keys: Sequence[str] | None = None) -> Summary:
     dataset = LeRobotDataset(path, video_keys=video_keys)
     source = dataset.source
     files = files_of(source)
-    cameras = tuple(
-        describe(field.key, [source.video(file) for file in files[i]]) for i, field in enumerate(source.video_fields)
-    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    machine = find_machine(device=device, backend=AUTO)
     features = dataset.meta.features
+    cameras = []
+    for i, field in enumerate(source.video_fields):
+        videos = [source.video(file) for file in files[i]]
+        kinds = {kind_of(video, is_depth=field.key in dataset.meta.depth_keys) for video in videos}
+        decoders = sorted({decoder_of(kind, device=device, machine=machine) for kind in kinds})
+        cameras.append(describe(field.key, videos, decoder=" | ".join(decoders)))
     return Summary(
         root=str(path),
         fps=float(dataset.meta.fps),
@@ -83,7 +92,7 @@ def summarize(path: str, *, video_keys: Sequence[str] | None = None) -> Summary:
             for key, feature in features.items()
             if feature["dtype"] != "video"
         ),
-        cameras=cameras,
+        cameras=tuple(cameras),
         absent=absent,
     )
 
@@ -101,7 +110,7 @@ def files_of(source: SampleSource) -> list[list[int]]:
     return [sorted(numbers) for numbers in found]
 
 
-def describe(key: str, videos: list[VideoIndex]) -> Camera:
+def describe(key: str, videos: list[VideoIndex], *, decoder: str) -> Camera:
     """One camera from the indexes of its files; the first file names codec and size."""
     if not videos:
         return Camera(key, "none", "", 0, 0, 0, 0, 0, 0, 0, 0, "nothing: no file has a frame of this camera")
@@ -120,13 +129,16 @@ def describe(key: str, videos: list[VideoIndex]) -> Camera:
         gop_median=int(np.median(lengths)),
         gop_max=int(lengths.max()),
         bytes=sum(Path(video.path).stat().st_size for video in videos),
-        decoder=decoder_of(first.codec),
+        decoder=decoder,
     )
 
 
-def decoder_of(codec: str) -> str:
-    """What decodes FFmpeg codec ``codec`` in this version of gpuload, in a sentence."""
+def decoder_of(kind: StreamKind, *, device: str, machine: Machine) -> str:
+    """What decodes ``kind`` for batches on ``device``, and why, in a sentence."""
+    choice = choose(kind, device=device, backend=AUTO, machine=machine)
+    if choice.backend != "pyav":
+        return f"{choice.backend} on the GPU: {choice.reason}"
     try:
-        return f"pyav on the CPU, FFmpeg's {av.Codec(DECODERS.get(codec, codec), 'r').name}"
+        return f"pyav on the CPU, FFmpeg's {av.Codec(DECODERS.get(kind.codec, kind.codec), 'r').name}: {choice.reason}"
     except av.codec.codec.UnknownCodecError:
-        return f"nothing: this FFmpeg has no decoder for {codec}"
+        return f"nothing: this FFmpeg has no decoder for {kind.codec}, and on a GPU: {choice.reason}"

@@ -14,6 +14,7 @@ from gpuload.cores import usable_cores
 from gpuload.errors import ConfigError, LoaderClosed, StateMismatch
 from gpuload.pipeline.assemble import Batch
 from gpuload.pipeline.prefetch import Prefetcher
+from gpuload.pipeline.route import Router
 from gpuload.pipeline.shaping import Shaping
 from gpuload.plan.order import EpochOrder, epoch_order, num_steps, rank_batch
 from gpuload.plan.shuffle import Runs, plan_runs
@@ -107,14 +108,17 @@ class Loader:
         if transform is not None and self._image_transforms is not None:
             raise ConfigError("transform and the dataset's image_transforms exclude each other: keep one of them")
         self._shaping = Shaping(self._source, transform, seed=seed)
+        self._router = Router(self._source, device=self.device, backend=backend)
         self._prefetcher = Prefetcher(
             self._source,
             self._shaping,
+            self._router,
             batch_size=batch_size,
             num_workers=self.num_threads,
             lookahead=_at_least_one("lookahead", lookahead or DEFAULT_LOOKAHEAD),
             frame_cache_bytes=frame_cache_bytes,
             blob_cache_bytes=_at_least_one("blob_cache_bytes", blob_cache_bytes),
+            device=finishing_device(self.device),
         )
         self._running: object = None
         self._closed = False
@@ -201,10 +205,7 @@ class Loader:
             mixing=self._mixing[0] / self._mixing[1] if self._mixing[1] else 0.0,
             kept_bytes=work.kept_bytes,
             workers_restarted=work.restarted,
-            backends={
-                f.key: ("pyav", f"device is {self.device}; decoded in {self.num_threads} helper processes")
-                for f in self._source.video_fields
-            },
+            backends=self._router.backends(),
         )
 
     def close(self) -> None:
@@ -257,8 +258,10 @@ class Loader:
         count = len(batch.samples)
         result: dict[str, Any] = {}
         fields = self._source.video_fields
-        if batch.buffer is not None:
+        memory = batch.memory
+        if memory is None and batch.buffer is not None:
             memory = torch.from_numpy(batch.buffer)
+        if memory is not None:
             for f, form, offset in zip(fields, self._shaping.forms, self._prefetcher.field_offsets, strict=True):
                 part = memory[offset : offset + count * f.num_offsets * form.slot_bytes]
                 frames = part.view(getattr(torch, form.dtype)).view(count, f.num_offsets, *form.shape)
@@ -310,6 +313,11 @@ class _EpochIterator(Iterator[dict[str, Any]]):
             if work.batches_taken > taken:
                 loader._advance()
         return loader._deliver(batch)
+
+
+def finishing_device(device: torch.device) -> torch.device | None:
+    """Where batches are made from planes; None: decode processes write the slots themselves."""
+    return None if device.type == "cpu" else device
 
 
 def _device(device: str | torch.device) -> torch.device:

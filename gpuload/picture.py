@@ -22,6 +22,8 @@ class PictureForm:
     chroma_location: int
     """FFmpeg's AVChromaLocation: 0 unspecified (taken as left), 1 left, 2 center, 3 top left, 4 top, 5 bottom left,
     6 bottom."""
+    rotation: int = 0
+    """Degrees counter-clockwise by which it is turned for display."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

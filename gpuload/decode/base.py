@@ -23,6 +23,10 @@ class Stream:
     height: int
     rotation: int
     """Degrees counter-clockwise for display."""
+    pixel_format: str
+    """FFmpeg's name, as the container has it; full-range twins (``yuvj420p``) are told by the pictures only."""
+    chroma_location: int = 0
+    """FFmpeg's AVChromaLocation; 0: unspecified."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import os
 import tempfile
 import weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,44 +37,67 @@ class Place:
 
 
 class BatchPool:
-    """Buffers of equal size in shared memory. ``take`` from one thread; buffers may die in any."""
+    """Buffers in shared memory. ``take`` from one thread at a time; buffers may die in any.
 
-    def __init__(self, buffer_bytes: int) -> None:
-        self._buffer_bytes = -(-max(buffer_bytes, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
+    ``pin``: called with each new mapping, so that a GPU can copy from it; what it returns is called before the mapping
+    goes. Pinned memory never goes back to the system before that.
+    """
+
+    def __init__(self, *, pin: Callable[[mmap.mmap], Callable[[], None]] | None = None) -> None:
         self.chunks: list[Chunk] = []
-        self._idle: deque[Place] = deque()  # append and pop are atomic: a finalizer may run inside any call
-        self._empty: deque[Place] = deque()
+        self._pin = pin
+        self._unpin: list[Callable[[], None]] = []
+        self._shelves: dict[int, _Shelf] = {}
 
-    def take(self) -> tuple[Place, npt.NDArray[np.uint8]]:
-        """A buffer, uint8 ``[buffer_bytes]``. It returns to the pool when the array and all that views it are gone."""
+    def take(self, num_bytes: int) -> tuple[Place, npt.NDArray[np.uint8]]:
+        """A buffer, uint8 ``[num_bytes]``. It returns to the pool when the array and all that views it are gone."""
+        size = _rounded(num_bytes)
+        shelf = self._shelves.setdefault(size, _Shelf(deque(), deque()))
         try:
-            place = self._idle.pop()
+            place = shelf.idle.pop()
         except IndexError:
-            if not self._empty:
-                self._grow()
-            place = self._empty.pop()
-        chunk = self.chunks[place.chunk]
-        array: npt.NDArray[np.uint8] = np.frombuffer(chunk.memory, np.uint8, self._buffer_bytes, place.offset)
-        weakref.finalize(
-            array, _give_back, self._idle, self._empty, place, chunk.memory, self._buffer_bytes
-        ).atexit = False
+            if not shelf.empty:
+                self._grow(size, shelf)
+            place = shelf.empty.pop()
+        memory = self.chunks[place.chunk].memory
+        array: npt.NDArray[np.uint8] = np.frombuffer(memory, np.uint8, num_bytes, place.offset)
+        keep = self._pin is not None
+        weakref.finalize(array, _give_back, shelf, place, memory, size, keep).atexit = False
         return place, array
 
-    def _grow(self) -> None:
-        count = max(1, CHUNK_BYTES // self._buffer_bytes)
-        num_bytes = count * self._buffer_bytes
-        fd = _shared_file(num_bytes)
+    def _grow(self, size: int, shelf: "_Shelf") -> None:
+        count = max(1, CHUNK_BYTES // size)
+        fd = _shared_file(count * size)
         number = len(self.chunks)
-        self.chunks.append(Chunk(number, fd, num_bytes, mmap.mmap(fd, num_bytes)))
-        self._empty.extend(Place(number, i * self._buffer_bytes) for i in range(count))
+        chunk = Chunk(number, fd, count * size, mmap.mmap(fd, count * size))
+        if self._pin is not None:
+            self._unpin.append(self._pin(chunk.memory))
+        self.chunks.append(chunk)
+        shelf.empty.extend(Place(number, i * size) for i in range(count))
 
     def close(self) -> None:
         """Closes the descriptors. Memory that a caller still views stays until the last view is gone."""
+        for unpin in self._unpin:
+            unpin()
+        self._unpin.clear()
         for chunk in self.chunks:
             os.close(chunk.fd)
         self.chunks.clear()
-        self._idle.clear()
-        self._empty.clear()
+        self._shelves.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Shelf:
+    """Buffers of one size."""
+
+    idle: deque[Place]  # append and pop are atomic: a finalizer may run inside any call
+    empty: deque[Place]
+
+
+def _rounded(num_bytes: int) -> int:
+    """Whole pages, at most an eighth more than asked for, so that few sizes serve all batches of a loader."""
+    step = max(mmap.PAGESIZE, 1 << max(num_bytes - 1, 1).bit_length() - 4)
+    return -(-max(num_bytes, 1) // step) * step
 
 
 def _shared_file(num_bytes: int) -> int:
@@ -87,9 +111,9 @@ def _shared_file(num_bytes: int) -> int:
     return fd
 
 
-def _give_back(idle: "deque[Place]", empty: "deque[Place]", place: Place, memory: mmap.mmap, num_bytes: int) -> None:
-    if len(idle) < MAX_IDLE or not hasattr(mmap, "MADV_REMOVE"):
-        idle.append(place)
+def _give_back(shelf: _Shelf, place: Place, memory: mmap.mmap, num_bytes: int, keep: bool) -> None:
+    if keep or len(shelf.idle) < MAX_IDLE or not hasattr(mmap, "MADV_REMOVE"):
+        shelf.idle.append(place)
     else:
         memory.madvise(mmap.MADV_REMOVE, place.offset, num_bytes)
-        empty.append(place)
+        shelf.empty.append(place)

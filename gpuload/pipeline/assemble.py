@@ -6,11 +6,28 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from gpuload.device.arena import Place
 from gpuload.errors import GpuloadError
-from gpuload.pipeline.handle import WorkerHandle
+from gpuload.picture import DevicePicture, PictureForm
+from gpuload.pipeline.work import DecodeWorker
 from gpuload.transform import SlotForm
+
+
+@dataclass(slots=True, eq=False)
+class Staged:
+    """What fills the slots of one batch that is finished on a device. Arrays are ``[n, S]``, as the samples' slots."""
+
+    picture: npt.NDArray[np.int64]
+    """Names of the pictures; -1: no frame."""
+    offset: npt.NDArray[np.int64]
+    """Where each lies in the staging buffer, if a process decodes it."""
+    view: npt.NDArray[np.int64]
+    num_bytes: int
+    """Of the staging buffer."""
+    found: dict[int, PictureForm | DevicePicture] = field(default_factory=dict)
+    """What became of each picture: its form in the staging buffer, or the picture in device memory."""
 
 
 @dataclass(slots=True, eq=False)
@@ -21,12 +38,19 @@ class Batch:
     samples: npt.NDArray[np.int64]
     place: Place | None = None
     buffer: npt.NDArray[np.uint8] | None = None
-    sent_to: list[WorkerHandle] = field(default_factory=list)
+    num_bytes: int = 0
+    """Of the buffer that it needs."""
+    sent_to: list[DecodeWorker] = field(default_factory=list)
     """Workers that wait for its buffer."""
     columns: dict[str, Any] = field(default_factory=dict)
     waiting: int = 1
-    """Units not yet done, and one for the feeder."""
+    """Units not yet done, one for the feeder, and one for what makes it on a device."""
     error: GpuloadError | None = None
+    staged: Staged | None = None
+    memory: torch.Tensor | None = None
+    """uint8, all slots; on the CPU a view of the buffer."""
+    ready: torch.cuda.Event | None = None
+    """Reading waits for it."""
 
 
 def layout(

@@ -62,7 +62,17 @@ class DirectReader:
 
 
 def stream_of(video: VideoIndex) -> Stream:
-    return Stream(video.path, video.codec, video.extradata, video.color, video.width, video.height, video.rotation)
+    """What a decoder needs to know of a file."""
+    return Stream(
+        path=video.path,
+        codec=video.codec,
+        extradata=video.extradata,
+        color=video.color,
+        width=video.width,
+        height=video.height,
+        rotation=video.rotation,
+        pixel_format=video.pixel_format,
+    )
 
 
 def entries(video: VideoIndex, first: int, last: int) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """From samples to units of work: plans one lookahead at a time and deals its groups to workers."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -10,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuload.decode.base import Stream
+from gpuload.device.planes import staged_bytes
 from gpuload.errors import CacheFull
 from gpuload.index.video import VideoIndex
+from gpuload.pipeline.assemble import Staged
 from gpuload.pipeline.direct import entries, stream_of
-from gpuload.pipeline.handle import WorkerHandle
-from gpuload.pipeline.work import DecodeTask, Fill
+from gpuload.pipeline.work import DecodeTask, DecodeWorker, Fill
 from gpuload.plan.grouping import DecodePlan, group_frames
 from gpuload.sources.base import SampleSource
 from gpuload.store.cache import BlobCache, BlobKey, Lease
@@ -22,6 +24,8 @@ from gpuload.store.packets import demux_packets
 
 ALIGNMENT = {"av1": (128, 128)}
 """Columns and rows that pictures are allocated in, where not in FFmpeg's (64, 16); dav1d has its own allocator."""
+ALIGNED = 64
+"""Bytes that staged pictures begin at multiples of."""
 FILL_COST = 0.3
 """Of converting one picture, in units of decoding one."""
 
@@ -99,7 +103,7 @@ class Lookahead:
         due = self.plan.picture_due[seen.add(self.plan)]
         self.distinct = np.histogram(due, self.begins)[0].tolist()
         """Of each batch: frames that no earlier batch of the epoch had."""
-        self._holder: list[WorkerHandle | None] = [None] * len(self.plan.group_file)
+        self._holder: list[DecodeWorker | None] = [None] * len(self.plan.group_file)
         # Plain lists: an element of an array costs ten times one of a list, and every group needs a dozen.
         self._groups = list(
             zip(
@@ -110,6 +114,7 @@ class Lookahead:
                 strict=True,
             )
         )
+        self._staged_sizes: dict[int, int] = {}
         self._packets: list[int] = self.plan.picture_packet.tolist()
         self._uses: list[int] = self.plan.picture_uses.tolist()
 
@@ -120,14 +125,14 @@ class Lookahead:
     def shares(
         self,
         index: int,
-        workers: Sequence[WorkerHandle],
+        workers: Callable[[int], Sequence[DecodeWorker]],
         cache: BlobCache,
         places: npt.NDArray[np.int64],
         fields: npt.NDArray[np.int64],
         views: npt.NDArray[np.int64],
-        make_room: "Callable[[dict[WorkerHandle, Share]], None]",
-    ) -> dict[WorkerHandle, Share]:
-        """Work of batch ``index`` of this lookahead, by worker.
+        make_room: "Callable[[dict[DecodeWorker, Share]], None]",
+    ) -> dict[DecodeWorker, Share]:
+        """Work of batch ``index`` of this lookahead, by worker; ``workers(file)`` are those that can decode a file.
 
         ``places`` ``[n, S]``: byte offset of each slot; ``fields`` ``[S]``: field number of each slot column;
         ``views`` ``[n, S]``: what of the picture goes there.
@@ -139,7 +144,7 @@ class Lookahead:
         present = pictures >= 0
         chosen = pictures[present]
         group_of_fill = plan.picture_group[chosen]
-        shares = {w: Share([], [], {}, []) for w in workers}
+        shares: dict[DecodeWorker, Share] = defaultdict(lambda: Share([], [], {}, []))
         uses: list[int] | None = None
         filled = np.bincount(group_of_fill, minlength=1)
         groups = np.flatnonzero(filled)
@@ -148,12 +153,12 @@ class Lookahead:
             if holder is None or not holder.alive:
                 if holder is not None and uses is None:
                     uses = self._uses_from(rows.start)  # it died with its pictures: again, for whoever still waits
-                worker = min(workers, key=lambda w: w.load + shares[w].cost)
+                worker = min(workers(self._groups[group][0]), key=lambda w: w.load + shares[w].cost)
                 self._holder[group] = worker
                 self._add_task(group, worker, shares, cache, self._uses if holder is None else uses or [], make_room)
                 holder = worker
             shares[holder].cost += FILL_COST * fills
-        columns = np.broadcast_to(fields, pictures.shape)[present]
+        columns = np.broadcast_to(fields, pictures.shape)[present]  # STAGED where a device makes the slots
         for picture, group, field, place, view in zip(
             chosen.tolist(),
             group_of_fill.tolist(),
@@ -167,6 +172,28 @@ class Lookahead:
             shares[holder].fills.append((self.first_picture + picture, field, place, view))
         return shares
 
+    def staged(self, index: int, views: npt.NDArray[np.int64], crosses: Callable[[int], bool]) -> Staged:
+        """Where the pictures of batch ``index`` lie on their way to a device: each once, however many slots it fills;
+        ``crosses(file)``: whether they are decoded in host memory."""
+        rows = slice(int(self.begins[index]), int(self.begins[index + 1]))
+        pictures = self.plan.picture_of_slot[rows]
+        names, place = np.unique(pictures, return_inverse=True)
+        files = self.plan.group_file[self.plan.picture_group[names]]
+        sizes = [
+            self._staged_bytes(file) if name >= 0 and crosses(file) else 0
+            for name, file in zip(names.tolist(), files.tolist(), strict=True)
+        ]
+        begins = np.cumsum([0, *sizes])
+        named = np.where(pictures >= 0, pictures + self.first_picture, -1)
+        return Staged(named, begins[place.reshape(pictures.shape)], views, int(begins[-1]))
+
+    def _staged_bytes(self, file: int) -> int:
+        if file not in self._staged_sizes:
+            video = self.source.video(file)
+            size = staged_bytes(video.pixel_format, video.width, video.height)
+            self._staged_sizes[file] = -(-size // ALIGNED) * ALIGNED
+        return self._staged_sizes[file]
+
     def _uses_from(self, row: int) -> list[int]:
         rest = self.plan.picture_of_slot[row:]
         counts: list[int] = np.bincount(rest[rest >= 0], minlength=self.num_pictures).tolist()
@@ -175,11 +202,11 @@ class Lookahead:
     def _add_task(
         self,
         group: int,
-        worker: WorkerHandle,
-        shares: dict[WorkerHandle, Share],
+        worker: DecodeWorker,
+        shares: dict[DecodeWorker, Share],
         cache: BlobCache,
         uses: list[int],
-        make_room: "Callable[[dict[WorkerHandle, Share]], None]",
+        make_room: "Callable[[dict[DecodeWorker, Share]], None]",
     ) -> None:
         file, first, begin, end = self._groups[group]
         pictures = [p for p in range(begin, end) if uses[p]]
@@ -217,6 +244,7 @@ class Lookahead:
                 packets=packets,
                 pictures=[p + self.first_picture for p in pictures],
                 uses=[uses[p] for p in pictures],
+                pts=video.pts[first : last + 1].tolist() if worker.needs_pts else (),
             )
         )
         share.cost += last - first + 1

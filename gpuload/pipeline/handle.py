@@ -10,10 +10,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from gpuload import ffmpeg
 from gpuload.device.arena import Chunk
-from gpuload.pipeline.work import Done, Go, Unit
+from gpuload.pipeline.work import Done, Go, PendingUnit, Unit
 from gpuload.pipeline.worker import HEADER, send
-from gpuload.store.cache import Lease
 from gpuload.transform import SlotForm
 
 # The package is entered by its path, without its __init__: that imports torch (550 MB), which a decoder does not need.
@@ -29,9 +29,6 @@ MALLOC = {
 """Pictures come and go by the hundred megabytes. Memory that is kept, in pages of 2 MB, saves 20,000 page faults a
 second and some 10 % of the whole (glibc >= 2.35; others ignore it)."""
 
-PendingUnit = tuple[int, float, list[Lease]]
-"""(batch, cost, leases)."""
-
 
 class WorkerHandle:
     """One helper process with a thread that sends and one that receives.
@@ -44,9 +41,11 @@ class WorkerHandle:
         self,
         forms: tuple[SlotForm, ...],
         *,
+        backend: str = "pyav",
         on_done: "Callable[[WorkerHandle, Done], None]",
         on_death: "Callable[[WorkerHandle, str], None]",
     ) -> None:
+        self.backend, self.needs_pts = backend, backend != "pyav"
         self.streams: set[int] = set()
         self.alive = True
         self.load = 0.0
@@ -57,17 +56,19 @@ class WorkerHandle:
         self._on_done, self._on_death = on_done, on_death
         self._closing = False
         ours, theirs = socket.socketpair()
-        environment = {**MALLOC, **os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        variables = {**MALLOC, **os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        if backend == "torchcodec":
+            variables = ffmpeg.environment(variables)
         self._process = subprocess.Popen(
             [sys.executable, "-c", BOOT, str(Path(__file__).parent.parent), str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
-            env=environment,
+            env=variables,
         )
         theirs.close()
         self._connection = ours
         self._outbox: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self._outbox.put(forms)
+        self._outbox.put((backend, forms))
         self._threads = [
             threading.Thread(target=work, name=f"gpuload-{work.__name__}", daemon=True)
             for work in (self._send_all, self._receive_all)

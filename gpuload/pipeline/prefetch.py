@@ -1,20 +1,29 @@
 """Workers, bounded queues, shutdown: batches in order, two ahead, for any number of workers."""
 
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from gpuload.decode.create import create
 from gpuload.device.arena import BatchPool
+from gpuload.device.stream import pinning
 from gpuload.errors import DecodeError, FrameNotFound, GpuloadError, LoaderClosed, WorkerDied
 from gpuload.pipeline.assemble import Batch, layout
+from gpuload.pipeline.crew import Crew
 from gpuload.pipeline.feed import Lookahead, SeenFrames, Share
-from gpuload.pipeline.handle import PendingUnit, WorkerHandle
+from gpuload.pipeline.finish import Finisher
+from gpuload.pipeline.handle import WorkerHandle
+from gpuload.pipeline.lane import DeviceLane
+from gpuload.pipeline.route import Router, Way
 from gpuload.pipeline.shaping import Shaping
-from gpuload.pipeline.work import Done, Unit
+from gpuload.pipeline.work import STAGED, DecodeWorker, Done, PendingUnit, Unit
 from gpuload.plan.grouping import DecodePlan
 from gpuload.sources.base import SampleSource
 from gpuload.store.cache import BlobCache
@@ -44,13 +53,16 @@ class Prefetcher:
         self,
         source: SampleSource,
         shaping: Shaping,
+        router: Router,
         *,
         batch_size: int,
         num_workers: int,
         lookahead: int,
         frame_cache_bytes: int,
         blob_cache_bytes: int,
+        device: torch.device | None = None,
     ) -> None:
+        """``device``: where batches are made from planes; None: decode processes write the slots, in host memory."""
         self._source = source
         self._lookahead = lookahead
         self._frame_cache_bytes = frame_cache_bytes
@@ -59,12 +71,16 @@ class Prefetcher:
         counts = [f.num_offsets for f in fields]
         self._field_of_column = np.repeat(np.arange(len(fields)), counts)
         self.field_offsets, column_offsets, row_bytes, total = layout(shaping.forms, counts, batch_size)
-        self._column_offsets, self._row_bytes = column_offsets, row_bytes
-        self._pool = BatchPool(total)
+        self._column_offsets, self._row_bytes, self._batch_bytes = column_offsets, row_bytes, total
+        self._finisher = None if device is None else Finisher(device, shaping.forms, self._field_of_column)
+        self._to_finish: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._finishing: threading.Thread | None = None
+        self._pool = BatchPool(pin=pinning(device))
         self._files = LocalFiles()
         self._cache = BlobCache(blob_cache_bytes, self._files.read)
-        self._num_workers = num_workers if fields else 0
-        self._workers: list[WorkerHandle] = []
+        self._num_workers, self._device = num_workers, device
+        self._crew = Crew(self._make_worker, self._count_workers, router.way)
+        self._router = router
         self._changed = threading.Condition()
         self._batches: dict[int, Batch] = {}
         self._feeder: threading.Thread | None = None
@@ -78,13 +94,18 @@ class Prefetcher:
         self.frames_decoded = 0
         self.frames_distinct = 0
         self.kept_bytes = 0
-        self.restarted = 0
+        self._kept: dict[DecodeWorker, int] = {}
         self.wait_s = 0.0
 
     @property
     def batches_taken(self) -> int:
         """Batches of this epoch that ``next`` gave or raised the error of."""
         return self._taken
+
+    @property
+    def restarted(self) -> int:
+        """Workers that ended without being asked to, and were replaced."""
+        return self._crew.restarted
 
     @property
     def bytes_read(self) -> int:
@@ -98,11 +119,14 @@ class Prefetcher:
         if self._closed:
             raise LoaderClosed("the loader is closed; make a new one")
         self.stop()
-        while len(self._workers) < self._num_workers:
-            self._workers.append(self._new_worker())
+        for way in self._router.first_ways():  # they start while the first lookahead is planned
+            self._crew.of(way)
         self._stop, self._feed_error, self._taken, self._steps = False, None, 0, num_steps
         self._feeder = threading.Thread(target=self._feed, args=(samples_of, epoch), name="gpuload-feed", daemon=True)
         self._feeder.start()
+        if self._finisher is not None:
+            self._finishing = threading.Thread(target=self._finish_all, name="gpuload-finish", daemon=True)
+            self._finishing.start()
 
     def next(self) -> Batch:
         """The next batch in order, complete.
@@ -146,22 +170,23 @@ class Prefetcher:
             self._feeder.join()
             self._feeder = None
         with self._changed:
-            for worker in self._workers:
+            for worker in self._crew:
                 unplaced = [unit for unit in worker.pending if self._batches[unit[0]].place is None]
                 worker.pending = [unit for unit in worker.pending if unit not in unplaced]
                 _release(unplaced)
             # What has a buffer still writes into its buffer: its memory must not be handed out again before that ends.
             self._changed.wait_for(
-                lambda: not any(w.alive and w.pending for w in self._workers), timeout=LEAVING_PATIENCE_S
+                lambda: not any(w.alive and w.pending for w in self._crew), timeout=LEAVING_PATIENCE_S
             )
             self._batches.clear()
-        for worker in self._workers:
-            if worker.pending:  # decoding a long GOP for nobody: a new process is there sooner
-                worker.close()
+        self._end_finishing()
+        for worker in list(self._crew):
+            if worker.pending or not worker.alive:  # decoding a long GOP for nobody: a new one is there sooner
+                self._crew.drop(worker)
                 _release(worker.pending)
             worker.load = 0.0
             worker.forget()
-        self._workers = [worker for worker in self._workers if worker.alive]
+        self._kept.clear()
 
     def close(self) -> None:
         """Ends workers and threads and frees what no caller holds. Idempotent."""
@@ -171,17 +196,31 @@ class Prefetcher:
         with self._changed:
             self._stop = True
             self._changed.notify_all()
-        for worker in self._workers:
+        for worker in list(self._crew):
             worker.close()
         if self._feeder is not None:
             self._feeder.join()
-        self._workers.clear()
+        self._crew.close()
         self._batches.clear()
+        self._end_finishing()
+        if self._finisher is not None:
+            self._finisher.close()
         self._pool.close()
         self._files.close()
 
-    def _new_worker(self) -> WorkerHandle:
-        return WorkerHandle(self._shaping.forms, on_done=self._on_done, on_death=self._on_death)
+    def _make_worker(self, way: Way) -> DecodeWorker:
+        if self._closed:
+            raise LoaderClosed("the loader was closed while it was iterated")
+        if way.device == "cpu":
+            return WorkerHandle(
+                self._shaping.forms, backend=way.backend, on_done=self._on_done, on_death=self._on_death
+            )
+        assert self._device is not None
+        make = partial(create, way.backend, str(self._device))
+        return DeviceLane(make, self._device, backend=way.backend, on_done=self._on_done, on_death=self._on_death)
+
+    def _count_workers(self, way: Way) -> int:
+        return self._num_workers if way.device == "cpu" else self._router.num_engines()
 
     def _feed(self, samples_of: SamplesOf, epoch: int) -> None:
         try:
@@ -231,18 +270,16 @@ class Prefetcher:
             return not self._stop
 
     def _feed_one(self, plan: Lookahead, index: int, batch: Batch, epoch: int) -> None:
-        with self._changed:
-            self._batches[batch.number] = batch
-            self._give_buffers()
-        places = self._column_offsets + np.arange(len(batch.samples))[:, None] * self._row_bytes
+        places = self._places(len(batch.samples))
+        fields = self._field_of_column
 
-        def flush(shares: dict[WorkerHandle, Share]) -> None:
+        def flush(shares: dict[DecodeWorker, Share]) -> None:
             for worker, share in shares.items():
                 if share.tasks or share.fills:
                     self._submit(worker, share, batch)
-                shares[worker] = Share([], [], {}, [])
+            shares.clear()
 
-        def make_room(shares: dict[WorkerHandle, Share]) -> None:
+        def make_room(shares: dict[DecodeWorker, Share]) -> None:
             flush(shares)
             # What is prepared further ahead holds its bytes until it has a buffer, so this batch waits for its own.
             if not self._wait_until_within(AHEAD, batch.number):
@@ -253,32 +290,72 @@ class Prefetcher:
             batch.columns = self._source.columns(batch.samples)
             self._shaping.shape_images(batch.columns, batch.samples, epoch)
             views = self._shaping.views(batch.samples, epoch)[:, self._field_of_column]
-            self._workers = [w if w.alive else self._replace(w) for w in self._workers]
-            flush(plan.shares(index, self._workers, self._cache, places, self._field_of_column, views, make_room))
+            batch.num_bytes = self._batch_bytes
+            if self._finisher is not None:
+                batch.staged = plan.staged(index, views, self._crew.crosses)
+                batch.num_bytes, places, fields = (
+                    batch.staged.num_bytes,
+                    batch.staged.offset,
+                    np.full_like(fields, STAGED),
+                )
+            with self._changed:
+                batch.waiting += batch.staged is not None
+                self._batches[batch.number] = batch
+                self._give_buffers()
+            flush(plan.shares(index, self._crew.able, self._cache, places, fields, views, make_room))
             if len(missing):
                 row, column = missing[0].tolist()
                 batch.error = FrameNotFound(self._source.why_missing(int(batch.samples[row]), column))
         except GpuloadError as error:
             batch.error = error
         with self._changed:
-            batch.waiting -= 1
-            self._changed.notify_all()
+            self._batches[batch.number] = batch  # it has an error, if it was not there yet
+            self._count_down(batch)
 
-    def _replace(self, dead: WorkerHandle) -> WorkerHandle:
-        dead.close()
-        self.restarted += 1
-        return self._new_worker()
+    def _places(self, count: int) -> npt.NDArray[np.int64]:
+        """Byte offsets of the slots of ``count`` samples in a batch: ``[count, S]``."""
+        places: npt.NDArray[np.int64] = self._column_offsets + np.arange(count)[:, None] * self._row_bytes
+        return places
+
+    def _count_down(self, batch: Batch) -> None:
+        """One of those that a batch waits for is done. Call with the lock held."""
+        batch.waiting -= 1
+        if batch.waiting == 1 and batch.staged is not None:
+            self._to_finish.put(batch)
+        self._changed.notify_all()
+
+    def _finish_all(self) -> None:
+        assert self._finisher is not None
+        while (batch := self._to_finish.get()) is not None:
+            try:
+                if batch.error is None and not self._stop:
+                    places = self._places(len(batch.samples))
+                    batch.memory, batch.columns, batch.ready = self._finisher.finish(batch, places, self._batch_bytes)
+            except GpuloadError as error:
+                batch.error = error
+            except BaseException as error:  # noqa: BLE001 - it crosses a thread: next() raises it
+                self._feed_error = error
+            batch.buffer = batch.staged = None
+            with self._changed:
+                batch.waiting -= 1
+                self._changed.notify_all()
+
+    def _end_finishing(self) -> None:
+        if self._finishing is not None:
+            self._to_finish.put(None)
+            self._finishing.join()
+            self._finishing = None
 
     def _give_buffers(self) -> None:
         """To the batches whose turn it is. Call with the lock held."""
         for number in range(self._taken, self._taken + AHEAD):
             batch = self._batches.get(number)
             if batch is not None and batch.place is None and not self._stop:
-                batch.place, batch.buffer = self._pool.take()
+                batch.place, batch.buffer = self._pool.take(batch.num_bytes)
                 for worker in dict.fromkeys(batch.sent_to):
                     worker.go(number, self._pool.chunks[batch.place.chunk], batch.place.offset)
 
-    def _submit(self, worker: WorkerHandle, share: Share, batch: Batch) -> None:
+    def _submit(self, worker: DecodeWorker, share: Share, batch: Batch) -> None:
         unit = Unit(batch.number, tuple(share.tasks), tuple(share.fills), share.streams)
         with self._changed:
             batch.waiting += 1
@@ -293,21 +370,24 @@ class Prefetcher:
         if lost:
             self._on_death(worker, "the decode process had ended")
 
-    def _on_done(self, worker: WorkerHandle, done: Done) -> None:
+    def _on_done(self, worker: DecodeWorker, done: Done) -> None:
         with self._changed:
             number, cost, leases = worker.pending.pop(0)
             worker.load -= cost
             self.frames_decoded += done.frames_decoded
-            self.kept_bytes = max(self.kept_bytes, done.kept_bytes * max(1, len(self._workers)))
+            self._kept[worker] = done.kept_bytes
+            self.kept_bytes = max(self.kept_bytes, sum(self._kept.values()))
             batch = self._batches.get(number)
             if batch is not None:
                 if done.errors and batch.error is None:
                     batch.error = DecodeError(done.errors[0])
-                batch.waiting -= 1
+                if batch.staged is not None:
+                    batch.staged.found.update(done.found)
+                self._count_down(batch)
             self._changed.notify_all()
         _release([(number, cost, leases)])
 
-    def _on_death(self, worker: WorkerHandle, reason: str) -> None:
+    def _on_death(self, worker: DecodeWorker, reason: str) -> None:
         with self._changed:
             pending, worker.pending = worker.pending, []
             for number, _, _ in pending:
@@ -316,7 +396,7 @@ class Prefetcher:
                     batch.error = batch.error or WorkerDied(
                         f"{reason} while it decoded batch {number}; it is started again"
                     )
-                    batch.waiting -= 1
+                    self._count_down(batch)
             self._changed.notify_all()
         _release(pending)
 

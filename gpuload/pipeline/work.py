@@ -1,11 +1,18 @@
 """What a loader and its decode workers say to each other: plain values, so that a worker may be another process."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from gpuload.decode.base import Stream
+from gpuload.device.arena import Chunk
+from gpuload.picture import DevicePicture, PictureForm
+from gpuload.store.cache import Lease
 
 Fill = tuple[int, int, int, int]
 """(picture, field, byte offset in the batch's buffer, view as ``draw_views`` packs it)."""
+STAGED = -1
+"""Instead of a field: the picture's planes go there as they are, once, and a device makes the slots of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +32,8 @@ class DecodeTask:
     pictures: list[int]
     """Their names in fills."""
     uses: list[int]
+    pts: Sequence[int] = ()
+    """Of each packet, for backends that need a container."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +65,40 @@ class Done:
     kept_bytes: int = 0
     """Pictures that the worker holds for later batches."""
     errors: list[str] = field(default_factory=list)
+    found: list[tuple[int, PictureForm | DevicePicture]] = field(default_factory=list)
+    """Of staged pictures: (picture, the form of the planes that were written, or where it lies in device memory)."""
+
+
+PendingUnit = tuple[int, float, list[Lease]]
+"""(batch, cost, leases)."""
+
+
+class DecodeWorker(Protocol):
+    """Decodes units one after the other, in a process or a thread of its own."""
+
+    backend: str
+    needs_pts: bool
+    """Its tasks carry the presentation time of each packet."""
+    streams: set[int]
+    """Files that it has met."""
+    alive: bool
+    load: float
+    """Estimated work that was given and not yet done."""
+    pending: list[PendingUnit]
+    """Units that it works on, oldest first."""
+
+    def submit(self, unit: Unit) -> None:
+        """Gives a unit, which waits for its batch's buffer."""
+        ...
+
+    def go(self, batch: int, chunk: Chunk, offset: int) -> None:
+        """Has what was given for a batch done; its buffer is at ``offset`` of ``chunk``."""
+        ...
+
+    def forget(self) -> None:
+        """Drops kept pictures and what waits for a buffer."""
+        ...
+
+    def close(self) -> None:
+        """Ends it. Idempotent."""
+        ...

@@ -11,6 +11,7 @@ import pickle
 import signal
 import socket
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +20,12 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from gpuload.decode.base import Run, Stream
-from gpuload.decode.pyav import PyavDecoder
+from gpuload.decode.base import Decoder, Run, Stream
+from gpuload.decode.create import create
+from gpuload.device.planes import PlaneWriter, staged_bytes
 from gpuload.device.swscale import SwscaleConverter
 from gpuload.errors import DecodeError
-from gpuload.pipeline.work import DecodeTask, Done, Go, Unit
+from gpuload.pipeline.work import STAGED, DecodeTask, Done, Go, Unit
 from gpuload.transform import DTYPES, SlotForm
 
 HEADER = struct.Struct("<Q")
@@ -31,40 +33,16 @@ FillAt = tuple[int, int, int]
 """(field, byte offset in the chunk, view)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A decoded picture that later fills need."""
+class Worker(ABC):
+    """Decodes each run once and keeps pictures until their last use. Not thread-safe."""
 
-    frame: av.VideoFrame
-    stream: Stream
-    size: tuple[int, int]
-    """Width and height as stored."""
-    write: Callable[[int], None] | None
-    """Writes it as uint8 RGB planes at an address, where that can be done."""
-    num_bytes: int
-    """Of its planes, as the first picture of its file has them."""
-
-
-class Worker:
-    """One decoder, one converter and the pictures kept for later batches. Not thread-safe."""
-
-    def __init__(self, forms: tuple[SlotForm, ...]) -> None:
-        self._forms = forms
-        self._decoder = PyavDecoder()
-        self._converter = SwscaleConverter()
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
         self._streams: dict[int, Stream] = {}
-        self._chunks: dict[int, mmap.mmap] = {}
-        self._addresses: dict[int, int] = {}
-        self._kept: dict[int, Kept] = {}
-        self._bytes_of: dict[str, int] = {}
+        self._kept: dict[int, Any] = {}
         self._kept_bytes = 0
         self._uses: dict[int, int] = {}
         self._failed: dict[int, str] = {}
-
-    def map(self, chunk: int, fd: int, num_bytes: int) -> None:
-        """Makes a chunk of batch memory writable here."""
-        self._chunks[chunk] = mmap.mmap(fd, num_bytes)
-        self._addresses[chunk] = np.frombuffer(self._chunks[chunk], np.uint8).ctypes.data
 
     def forget(self) -> None:
         """Drops all kept pictures: the epoch was left."""
@@ -86,9 +64,17 @@ class Worker:
             if picture in self._failed:
                 done.errors.append(self._failed[picture])
                 continue
-            self._fill(picture, self._kept[picture], places, go.chunk, done)
+            self._use(picture, self._kept[picture], places, go.chunk, done)
         done.kept_bytes = self._kept_bytes
         return done
+
+    @abstractmethod
+    def keep(self, frame: Any, stream: Stream) -> Any:
+        """What is kept of a decoded picture; has ``num_bytes``."""
+
+    @abstractmethod
+    def fill(self, picture: int, kept: Any, places: list[FillAt], chunk: int, done: Done) -> None:
+        """Fills slots of one batch with a picture; an error goes to ``done.errors``."""
 
     def _decode(self, task: DecodeTask, chunk: int, waiting: dict[int, list[FillAt]], done: Done) -> None:
         stream = self._streams[task.stream]
@@ -97,21 +83,73 @@ class Worker:
         view = memoryview(task.data)
         packets = [view[b : b + n] for b, n in zip(task.begins, task.sizes, strict=True)]
         done.frames_decoded += len(packets)
-        run = Run(task.first, packets, task.entries, frozenset(task.packets))
+        run = Run(task.first, packets, task.entries, frozenset(task.packets), task.pts)
         try:
             for number, frame in self._decoder.decode(stream, run):
                 picture = names.pop(number)
-                kept = self._kept[picture] = self._keep(frame, stream)
+                kept = self._kept[picture] = self.keep(frame, stream)
+                self._kept_bytes += kept.num_bytes
                 places = waiting.pop(picture, None)
                 if places:  # while the picture is warm in the processor's cache
-                    self._fill(picture, kept, places, chunk, done)
+                    self._use(picture, kept, places, chunk, done)
         except DecodeError as error:
             for picture in names.values():
                 self._failed[picture] = str(error)
 
-    def _fill(self, picture: int, kept: Kept, places: list[FillAt], chunk: int, done: Done) -> None:
+    def _use(self, picture: int, kept: Any, places: list[FillAt], chunk: int, done: Done) -> None:
+        self.fill(picture, kept, places, chunk, done)
+        uses = self._uses[picture] - len(places)
+        if uses > 0:
+            self._uses[picture] = uses
+        else:
+            del self._uses[picture], self._kept[picture]
+            self._kept_bytes -= kept.num_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A decoded picture that later fills need."""
+
+    frame: av.VideoFrame
+    stream: Stream
+    size: tuple[int, int]
+    """Width and height as stored."""
+    write: Callable[[int], None] | None
+    """Writes it as uint8 RGB planes at an address, where that can be done."""
+    num_bytes: int
+    """Of its planes, as the first picture of its file has them."""
+
+
+class HostWorker(Worker):
+    """Decodes on the CPU, into batch slots, or as planes on their way to a device."""
+
+    def __init__(self, backend: str, forms: tuple[SlotForm, ...]) -> None:
+        super().__init__(create(backend, "cpu"))
+        self._forms = forms
+        self._converter = SwscaleConverter()
+        self._planes = PlaneWriter()
+        self._chunks: dict[int, mmap.mmap] = {}
+        self._addresses: dict[int, int] = {}
+        self._bytes_of: dict[str, int] = {}
+
+    def map(self, chunk: int, fd: int, num_bytes: int) -> None:
+        """Makes a chunk of batch memory writable here."""
+        self._chunks[chunk] = mmap.mmap(fd, num_bytes)
+        self._addresses[chunk] = np.frombuffer(self._chunks[chunk], np.uint8).ctypes.data
+
+    def keep(self, frame: av.VideoFrame, stream: Stream) -> Kept:
+        num_bytes = self._bytes_of.get(stream.path)
+        if num_bytes is None:
+            num_bytes = self._bytes_of[stream.path] = sum(plane.buffer_size for plane in frame.planes)
+        size = frame.width, frame.height
+        return Kept(frame, stream, size, self._converter.direct(frame, stream.rotation), num_bytes)
+
+    def fill(self, picture: int, kept: Kept, places: list[FillAt], chunk: int, done: Done) -> None:
         first: tuple[tuple[int, int], npt.NDArray[Any]] | None = None
         for field, offset, view in places:
+            if field == STAGED:  # every place is the same one
+                self._stage(picture, kept, offset, chunk, done)
+                return
             form = self._forms[field]
             if kept.write is not None and form.is_plain and kept.size == (form.width, form.height):
                 kept.write(self._addresses[chunk] + offset)
@@ -126,20 +164,19 @@ class Worker:
                 done.errors.append(f"{kept.stream.path}: {form.key}: {error}")
                 break
             first = (field, view), slot
-        uses = self._uses[picture] - len(places)
-        if uses > 0:
-            self._uses[picture] = uses
-        else:
-            del self._uses[picture], self._kept[picture]
-            self._kept_bytes -= kept.num_bytes
 
-    def _keep(self, frame: av.VideoFrame, stream: Stream) -> Kept:
-        num_bytes = self._bytes_of.get(stream.path)
-        if num_bytes is None:
-            num_bytes = self._bytes_of[stream.path] = sum(plane.buffer_size for plane in frame.planes)
-        self._kept_bytes += num_bytes
-        size = frame.width, frame.height
-        return Kept(frame, stream, size, self._converter.direct(frame, stream.rotation), num_bytes)
+    def _stage(self, picture: int, kept: Kept, offset: int, chunk: int, done: Done) -> None:
+        stream = kept.stream
+        room = staged_bytes(stream.pixel_format, stream.width, stream.height)
+        target: npt.NDArray[np.uint8] = np.frombuffer(self._chunks[chunk], np.uint8, room, offset)
+        try:
+            form = self._planes.write(
+                kept.frame, target, rotation=stream.rotation, chroma_location=stream.chroma_location
+            )
+        except DecodeError as error:
+            done.errors.append(f"{stream.path}: {error}")
+            return
+        done.found.append((picture, form))
 
 
 def send(connection: socket.socket, value: object) -> None:
@@ -180,7 +217,7 @@ def main(fd: int) -> None:
     gc.disable()  # it would walk through thousands of kept pictures again and again; forgetting them collects cycles
     connection = socket.socket(fileno=fd)
     try:
-        worker = Worker(receive(connection))
+        worker = HostWorker(*receive(connection))
         queued: dict[int, list[Unit]] = {}
         while True:
             message = receive(connection)

@@ -166,7 +166,7 @@ def test_a_dead_worker_costs_batches_not_the_epoch(
         iterator = iter(loader)
         for step in range(len(loader)):
             if step == 5:
-                os.kill(loader._prefetcher._workers[0].pid, signal.SIGKILL)
+                os.kill(next(iter(loader._prefetcher._crew)).pid, signal.SIGKILL)
                 time.sleep(0.2)
             try:
                 assert_exact(next(iterator), source, pictures)
@@ -213,7 +213,7 @@ def test_closing_leaves_nothing_behind(source: NumberedSource) -> None:
     loader = Loader(source, 8, num_threads=2)
     iterator = iter(loader)
     next(iterator)
-    pids = [w.pid for w in loader._prefetcher._workers]
+    pids = [w.pid for w in loader._prefetcher._crew]
     loader.close()
     loader.close()
     with pytest.raises(LoaderClosed):
@@ -228,7 +228,7 @@ def test_a_forgotten_loader_cleans_up(source: NumberedSource) -> None:
     loader = Loader(source, 8, num_threads=1)
     iterator = iter(loader)
     next(iterator)
-    pids = [w.pid for w in loader._prefetcher._workers]
+    pids = [w.pid for w in loader._prefetcher._crew]
     del loader, iterator
     gc.collect()
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
@@ -252,7 +252,7 @@ def test_leaving_long_decodes_starts_new_workers(tmp_path: Path) -> None:
     pictures = [decode_all(path) for path in source.paths]
     with Loader(source, 64, shuffle="global", lookahead=64, num_threads=2) as loader:
         left = iter(loader)
-        busy = loader._prefetcher._workers
+        busy = list(loader._prefetcher._crew)
         for worker in busy:
             os.kill(worker.pid, signal.SIGSTOP)  # before it can have decoded anything: Python takes longer to start
         deadline = time.monotonic() + 20
@@ -262,7 +262,7 @@ def test_leaving_long_decodes_starts_new_workers(tmp_path: Path) -> None:
         begin = time.perf_counter()
         iterator = iter(loader)
         assert time.perf_counter() - begin < 5.0
-        assert not {worker.pid for worker in busy} & {worker.pid for worker in loader._prefetcher._workers}
+        assert not {worker.pid for worker in busy} & {worker.pid for worker in loader._prefetcher._crew}
         assert not any(os.path.exists(f"/proc/{worker.pid}") for worker in busy)
         assert_exact(next(iterator), source, pictures)
     del left
@@ -274,7 +274,7 @@ def test_an_interrupt_ends_the_process_and_its_workers_at_once(source: NumberedS
         "source = pickle.load(open(sys.argv[1], 'rb'))\n"
         "loader = Loader(source, 4, shuffle='block', num_threads=2)\n"
         "while True:\n"
-        "    for batch in loader: print(*(w.pid for w in loader._prefetcher._workers), flush=True)\n"
+        "    for batch in loader: print(*(w.pid for w in loader._prefetcher._crew), flush=True)\n"
     )
     pickled = source.paths[0].parent / "source.pickle"
     pickled.write_bytes(pickle.dumps(source))

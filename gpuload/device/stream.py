@@ -1,0 +1,69 @@
+"""A CUDA stream, or nothing of the kind: the same code runs on the CPU, where all is done when a call returns."""
+
+import contextlib
+import mmap
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+
+from gpuload.picture import DevicePicture
+
+
+class DeviceStream:
+    """Work on one device in order, beside what other streams do. Use from one thread."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def active(self) -> AbstractContextManager[object]:
+        """Makes it the current stream: allocations, copies and launches go there."""
+        return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def record(self) -> torch.cuda.Event | None:
+        """An event after everything given so far; None where there is nothing to wait for."""
+        return None if self._stream is None else self._stream.record_event()
+
+    def wait(self, event: torch.cuda.Event | None) -> None:
+        """What is given from now on runs after the event."""
+        if self._stream is not None and event is not None:
+            self._stream.wait_event(event)
+
+    def reads(self, picture: DevicePicture) -> None:
+        """Keeps a picture's memory from being used again before this stream has read it."""
+        if self._stream is not None:
+            for plane in picture.planes:
+                plane.record_stream(self._stream)
+
+    def synchronize(self) -> None:
+        """Waits for everything given so far; for the end of a stream's life only."""
+        if self._stream is not None:
+            self._stream.synchronize()
+
+
+def receive(tensors: list[torch.Tensor], event: torch.cuda.Event | None, device: torch.device) -> None:
+    """Makes tensors of another stream safe on the stream that is current in this thread."""
+    if event is None:
+        return
+    current = torch.cuda.current_stream(device)
+    current.wait_event(event)
+    for tensor in tensors:
+        tensor.record_stream(current)
+
+
+def pinning(device: torch.device | None) -> Callable[[mmap.mmap], Callable[[], None]] | None:
+    """Page-locks a mapping, so that the device can copy from it while other work runs; what it returns takes that back.
+    None where no device copies from host memory.
+    """
+    if device is None or device.type != "cuda":
+        return None
+
+    def pin(memory: mmap.mmap) -> Callable[[], None]:
+        address = np.frombuffer(memory, np.uint8).ctypes.data
+        runtime = torch.cuda.cudart()
+        with torch.cuda.device(device):
+            torch.cuda.check_error(runtime.cudaHostRegister(address, len(memory), 0))
+        return lambda: torch.cuda.check_error(runtime.cudaHostUnregister(address))
+
+    return pin

@@ -1,0 +1,57 @@
+"""The only importer of the kernels: pictures and slots as gpuload describes them, in the kernels' own words."""
+
+import torch
+
+from gpuload.picture import PictureForm
+from gpuload.transform import SlotForm
+
+
+class DepthTables:
+    """The tables of depth cameras in device memory. Not thread-safe."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._tables: dict[SlotForm, torch.Tensor] = {}
+
+    def of(self, slot: SlotForm) -> torch.Tensor:
+        """float32 ``[codes]`` on the device."""
+        if slot not in self._tables:
+            assert slot.depth is not None
+            self._tables[slot] = torch.from_numpy(slot.depth.copy()).to(self._device)
+        return self._tables[slot]
+
+
+def convert_pictures(table: torch.Tensor, form: PictureForm, slot: SlotForm, depth: DepthTables) -> None:
+    """One launch on the current stream: every row of ``table`` (int64 ``[N, 10]`` on the device: addresses of three
+    planes, their strides in bytes, address of the slot, crop top, crop left, flip) writes one slot.
+
+    Raises:
+        ValueError: the kernel does not know the picture's format.
+    """
+    from gpuload_kernels import convert  # triton compiles at import what it can
+    from gpuload_kernels import depth as depth_kernel
+
+    if slot.depth is not None:
+        depth_kernel.launch(table, depth.of(slot), form)
+        return
+    source = convert.Source(
+        pixel_format=form.pixel_format,
+        width=form.width,
+        height=form.height,
+        matrix=form.matrix,
+        full_range=form.full_range,
+        chroma_location=form.chroma_location,
+        rotation=form.rotation,
+    )
+    crop_height, crop_width = slot.crop or slot.shown
+    target = convert.Target(
+        height=slot.height,
+        width=slot.width,
+        dtype=getattr(torch, slot.dtype),
+        layout=slot.layout,
+        crop_height=crop_height,
+        crop_width=crop_width,
+        mean=slot.mean or None,
+        std=slot.std or None,
+    )
+    convert.launch(table, source=source, target=target)

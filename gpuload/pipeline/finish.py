@@ -1,0 +1,156 @@
+"""Batches in device memory: planes go there once, and one kernel launch per kind of picture writes every slot."""
+
+import contextlib
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gpuload.device.planes import plane_shapes
+from gpuload.device.stream import DeviceStream
+from gpuload.device.triton import DepthTables, convert_pictures
+from gpuload.errors import DecodeError, DeviceError
+from gpuload.picture import DevicePicture, PictureForm
+from gpuload.pipeline.assemble import Batch, Staged
+from gpuload.transform import SlotForm
+
+COLUMNS = 10
+"""Of a kernel's table: addresses of three planes, their strides, address of the slot, crop top and left, flip."""
+
+
+class Finisher:
+    """Copies, converts and places one batch after the other on a stream of its own. Not thread-safe."""
+
+    def __init__(self, device: torch.device, forms: Sequence[SlotForm], field_of_column: npt.NDArray[np.int64]) -> None:
+        self.device = device
+        self._forms = tuple(forms)
+        self._field_of_column = field_of_column
+        self._stream = DeviceStream(device)
+        self._depth = DepthTables(device)
+        self._copying: deque[tuple[Any, object]] = deque()
+
+    def finish(
+        self, batch: Batch, places: npt.NDArray[np.int64], total_bytes: int
+    ) -> tuple[torch.Tensor, dict[str, Any], Any]:
+        """``(memory, columns, event)``: uint8 ``[total_bytes]`` with every slot written at its place ``[n, S]``, and
+        the other columns, all on the device and safe to read after the event (None: at once).
+
+        Raises:
+            DecodeError: a picture is not of the size that the metadata promise. DeviceError: the device failed.
+        """
+        try:
+            with self._stream.active():
+                memory = torch.empty(total_bytes, dtype=torch.uint8, device=self.device)
+                keep = self._fill(batch, places, memory)
+                columns = {
+                    key: value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+                    for key, value in batch.columns.items()
+                }
+                event = self._stream.record()
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(
+                f"{self.device} is out of memory while batch {batch.number} is made ({str(error).splitlines()[0]}); "
+                "lower device_cache_bytes, the batch size or the transform's size"
+            ) from error
+        except torch.AcceleratorError as error:
+            raise DeviceError(f"{self.device} failed while batch {batch.number} is made: {error}") from error
+        self._copying.append((event, keep))  # host memory must not be used again before it has been copied
+        while self._copying and (self._copying[0][0] is None or self._copying[0][0].query()):
+            self._copying.popleft()
+        return memory, columns, event
+
+    def close(self) -> None:
+        """Waits until nothing is copied from host memory any more."""
+        with contextlib.suppress(torch.AcceleratorError):  # a device that is gone copies nothing
+            self._stream.synchronize()
+        self._copying.clear()
+
+    def _fill(self, batch: Batch, places: npt.NDArray[np.int64], memory: torch.Tensor) -> object:
+        """What must stay alive until the copies have ended."""
+        staged = batch.staged
+        assert staged is not None
+        if staged.num_bytes:
+            assert batch.buffer is not None
+            host = torch.from_numpy(batch.buffer[: staged.num_bytes])
+            planes = host.to(self.device, non_blocking=True) if self.device.type != "cpu" else host
+        else:
+            host = planes = torch.empty(0, dtype=torch.uint8, device=self.device)
+        launches = self._group(staged)
+        rows = [
+            self._rows(staged, where, form, places, memory.data_ptr(), planes.data_ptr()) for form, _, where in launches
+        ]
+        if not rows:
+            return host
+        table_host = torch.from_numpy(np.concatenate(rows))
+        if self.device.type == "cuda":
+            table_host = table_host.pin_memory()
+        table = table_host.to(self.device, non_blocking=True)
+        begin = 0
+        for (form, slot, _), part in zip(launches, rows, strict=True):
+            convert_pictures(table[begin : begin + len(part)], form, slot, self._depth)
+            begin += len(part)
+        for picture in staged.found.values():
+            if isinstance(picture, DevicePicture):
+                self._stream.reads(picture)
+        return host, table_host, staged.found
+
+    def _group(self, staged: Staged) -> list[tuple[PictureForm, SlotForm, tuple[Any, ...]]]:
+        """Slots that one launch can write: (form, slot form, their indices)."""
+        kinds: dict[PictureForm, int] = {}
+        form_of = {
+            name: kinds.setdefault(p.form if isinstance(p, DevicePicture) else p, len(kinds))
+            for name, p in staged.found.items()
+        }
+        present = staged.picture >= 0
+        number = np.full(staged.picture.shape, -1, np.int64)
+        number[present] = [form_of[name] for name in staged.picture[present].tolist()]
+        launches = []
+        for form, kind in kinds.items():
+            for index, slot in enumerate(self._forms):
+                where = np.nonzero((number == kind) & (self._field_of_column == index))
+                if len(where[0]):
+                    _check_size(form, slot)
+                    launches.append((form, slot, where))
+        return launches
+
+    def _rows(
+        self,
+        staged: Staged,
+        where: tuple[Any, ...],
+        form: PictureForm,
+        places: npt.NDArray[np.int64],
+        slots_at: int,
+        planes_at: int,
+    ) -> npt.NDArray[np.int64]:
+        """The table of one launch: int64 ``[N, 10]``."""
+        names = staged.picture[where].tolist()
+        rows = np.zeros((len(names), COLUMNS), np.int64)
+        begin = 0
+        for plane, (lines, line_bytes) in enumerate(plane_shapes(form.pixel_format, form.width, form.height)):
+            rows[:, plane] = planes_at + staged.offset[where] + begin
+            rows[:, 3 + plane] = line_bytes
+            begin += lines * line_bytes
+        for row, name in enumerate(names):
+            picture = staged.found[name]
+            if isinstance(picture, DevicePicture):
+                self._stream.wait(picture.ready)
+                for plane, tensor in enumerate(picture.planes):
+                    rows[row, plane] = tensor.data_ptr()
+                    rows[row, 3 + plane] = tensor.stride(0) * tensor.element_size()
+        rows[:, 6] = slots_at + places[where]
+        view = staged.view[where]
+        rows[:, 7], rows[:, 8], rows[:, 9] = view >> 33, view >> 1 & 0xFFFFFFFF, view & 1
+        return rows
+
+
+def _check_size(form: PictureForm, slot: SlotForm) -> None:
+    turned = form.rotation % 180 != 0
+    shown = (form.width, form.height) if turned else (form.height, form.width)
+    if shown != slot.shown:
+        raise DecodeError(
+            f"{slot.key}: the picture is {shown[1]}x{shown[0]}, the metadata promise {slot.shown[1]}x{slot.shown[0]}; "
+            "correct info.json"
+        )

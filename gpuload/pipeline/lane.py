@@ -1,0 +1,124 @@
+"""Decoding in device memory: a thread for each NVDEC engine, whose pictures never come back to the host.
+
+A thread and not a process: there is one CUDA context per process, and a decoder that is called once for a whole run of
+GOPs gives the GIL away for as long.
+"""
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import av
+import torch
+
+from gpuload.decode.base import Decoder, Stream
+from gpuload.device.arena import Chunk
+from gpuload.device.planes import form_of, lines_of, staged_format
+from gpuload.device.stream import DeviceStream
+from gpuload.errors import DecodeError
+from gpuload.picture import DevicePicture
+from gpuload.pipeline.work import STAGED, DecodeWorker, Done, Go, PendingUnit, Unit
+from gpuload.pipeline.worker import FillAt, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class KeptOnDevice:
+    """A picture in device memory that later batches need."""
+
+    picture: DevicePicture
+    num_bytes: int
+
+
+class DeviceWorker(Worker):
+    """Decodes on a device; what is found are the pictures themselves. Not thread-safe."""
+
+    def keep(self, frame: DevicePicture | av.VideoFrame, stream: Stream) -> KeptOnDevice:
+        picture = frame if isinstance(frame, DevicePicture) else host_picture(frame, stream)
+        return KeptOnDevice(picture, sum(plane.nbytes for plane in picture.planes))
+
+    def fill(self, picture: int, kept: KeptOnDevice, places: list[FillAt], chunk: int, done: Done) -> None:
+        assert all(field == STAGED for field, _, _ in places)
+        done.found.append((picture, kept.picture))
+
+
+class DeviceLane:
+    """One decoder in a thread of its own. ``on_done(lane, result)`` and ``on_death(lane, reason)`` are called there."""
+
+    def __init__(
+        self,
+        make: Callable[[], Decoder],
+        device: torch.device,
+        *,
+        backend: str,
+        on_done: Callable[[DecodeWorker, Done], None],
+        on_death: Callable[[DecodeWorker, str], None],
+    ) -> None:
+        self.backend, self.needs_pts = backend, True
+        self.streams: set[int] = set()
+        self.alive = True
+        self.load = 0.0
+        self.pending: list[PendingUnit] = []
+        self._make, self._device = make, device
+        self._on_done, self._on_death = on_done, on_death
+        self._inbox: queue.SimpleQueue[Unit | Go | type[StopIteration] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name=f"gpuload-{backend}", daemon=True)
+        self._thread.start()
+
+    def submit(self, unit: Unit) -> None:
+        """Gives a unit, which waits for its batch's turn."""
+        self._inbox.put(unit)
+
+    def go(self, batch: int, chunk: Chunk, offset: int) -> None:
+        """Has what was given for a batch done. Its buffer is for others: pictures stay where they are decoded."""
+        self._inbox.put(Go(batch, chunk.number, offset))
+
+    def forget(self) -> None:
+        """Drops kept pictures and what waits."""
+        self._inbox.put(None)
+
+    def close(self) -> None:
+        """Ends the thread, after the run that it decodes. Idempotent."""
+        self.alive = False
+        self._inbox.put(StopIteration)
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _serve(self) -> None:
+        try:
+            stream = DeviceStream(self._device)
+            with stream.active():
+                decoder = self._make()
+                try:
+                    self._work(DeviceWorker(decoder))
+                finally:
+                    decoder.close()
+        except Exception as error:  # noqa: BLE001 - a library or a driver gave up: every batch that waits must know
+            self.alive = False
+            self._on_death(self, f"decoding on {self._device} ended ({type(error).__name__}: {error})")
+
+    def _work(self, worker: DeviceWorker) -> None:
+        queued: dict[int, list[Unit]] = {}
+        while self.alive and (message := self._inbox.get()) is not StopIteration:
+            if isinstance(message, Unit):
+                queued.setdefault(message.batch, []).append(message)
+            elif isinstance(message, Go):
+                for unit in queued.pop(message.batch, []):
+                    self._on_done(self, worker.run(unit, message))
+            else:
+                queued.clear()
+                worker.forget()
+
+
+def host_picture(frame: av.VideoFrame, stream: Stream) -> DevicePicture:
+    """A picture of a decoder on the CPU as planes that share its memory: what a lane on the device ``cpu`` has.
+
+    Raises:
+        DecodeError: the kernels do not read its format.
+    """
+    name = frame.format.name
+    if staged_format(name) != name:
+        raise DecodeError(f"{stream.path}: no kernel reads pictures of {name}; use backend='pyav'")
+    planes = tuple(torch.from_numpy(lines) for lines in lines_of(frame))
+    form = form_of(frame, pixel_format=name, rotation=stream.rotation, chroma_location=stream.chroma_location)
+    return DevicePicture(form, planes, owner=frame, ready=None)

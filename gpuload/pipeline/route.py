@@ -1,0 +1,84 @@
+"""Which backend decodes each file of a dataset, and why."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from gpuload.decode.registry import AUTO, Choice, Machine, StreamKind, choose, find_machine, kind_of
+from gpuload.device.nvdec import NvdecMissing, NvdecTable
+from gpuload.errors import DatasetError, VideoError
+from gpuload.sources.base import SampleSource
+
+
+class Way(NamedTuple):
+    """A backend and where its pictures are decoded."""
+
+    backend: str
+    device: str
+    """``cpu`` or ``cuda``."""
+
+
+class Router:
+    """Choices for one loader. They are made when a file is first met, and kept by kind of stream.
+
+    Raises:
+        ConfigError: the backend that was asked for cannot decode the first pictures of a camera.
+    """
+
+    def __init__(self, source: SampleSource, *, device: torch.device, backend: str) -> None:
+        self._source, self._device, self._backend = source, str(device), backend
+        self._choices: dict[StreamKind, Choice] = {}
+        self._ways: dict[int, Way] = {}
+        looks = device.type != "cpu" or backend not in (AUTO, "pyav")
+        self._machine = (
+            find_machine(device=self._device, backend=backend)
+            if looks
+            else Machine({"pyav": ""}, NvdecMissing("no device", "device is cpu"))
+        )
+        self._first_files = self._find_first_files()
+        for file in self._first_files.values():
+            self.choice(file)
+
+    def choice(self, file: int) -> Choice:
+        """What decodes a file."""
+        kind = kind_of(self._source.video(file))
+        if kind not in self._choices:
+            self._choices[kind] = choose(kind, device=self._device, backend=self._backend, machine=self._machine)
+        return self._choices[kind]
+
+    def way(self, file: int) -> Way:
+        """The same in short."""
+        if file not in self._ways:
+            choice = self.choice(file)
+            self._ways[file] = Way(choice.backend, choice.device)
+        return self._ways[file]
+
+    def first_ways(self) -> set[Way]:
+        """Those that the first sample needs."""
+        return {self.way(file) for file in self._first_files.values()}
+
+    def num_engines(self) -> int:
+        """Decoders that work at once on the device: NVDEC's engines, 1 where the driver does not say."""
+        nvdec = self._machine.nvdec
+        return max([1, *(caps.engines for caps in nvdec.caps)]) if isinstance(nvdec, NvdecTable) else 1
+
+    def backends(self) -> dict[str, tuple[str, str]]:
+        """Key of each video field -> (backend, why this one), by the files of its first sample."""
+        choices = {key: self.choice(file) for key, file in self._first_files.items()}
+        return {key: (choice.backend, choice.reason) for key, choice in choices.items()}
+
+    def _find_first_files(self) -> dict[str, int]:
+        if not len(self._source):
+            return {}
+        found: dict[str, int] = {}
+        try:
+            files = self._source.frames(np.zeros(1, np.int64)).file[0].tolist()
+        except (DatasetError, VideoError):
+            return found  # the batch that needs the file says so
+        for field in self._source.video_fields:
+            here, files = files[: field.num_offsets], files[field.num_offsets :]
+            there = [file for file in here if file >= 0]
+            if there:
+                found[field.key] = there[0]
+        return found
