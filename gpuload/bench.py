@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 
 from gpuload.datasets import LeRobotDataset
 from gpuload.errors import ConfigError
@@ -54,6 +55,7 @@ def run_bench(
     seed: int = 0,
     num_threads: int | None = None,
     device: str = "auto",
+    backend: str = "auto",
     video_keys: Sequence[str] | None = None,
 ) -> Measurement:
     """Load ``batches`` batches (an epoch if None) of windows of ``window`` frames as uint8 and time every ``next()``.
@@ -79,6 +81,7 @@ def run_bench(
         seed=seed,
         num_threads=num_threads,
         device=device,
+        backend=backend,
     ) as loader:
         iterator = iter(loader)
         while batches is None or len(waits) < batches:
@@ -88,6 +91,8 @@ def run_bench(
                 break
             samples += len(batch["index"])
             waits.append(time.perf_counter() - asked_s)
+        if loader.device.type == "cuda":
+            torch.cuda.synchronize(loader.device)  # the last batch is made when its stream says so
         elapsed_s = time.perf_counter() - start_s
         stats = loader.stats
     if not waits:

@@ -1,5 +1,8 @@
-"""The command line: ``gpuload demo | info | check | bench | doctor | view``."""
+"""The command line: ``gpuload demo | info | check | bench | doctor | env | view``."""
 
+import os
+import shlex
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from gpuload import ffmpeg
 from gpuload.bench import Shuffle, run_bench
 from gpuload.check import check_dataset
 from gpuload.datasets import LeRobotDataset
@@ -61,6 +65,15 @@ def show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"gpuload {version_of('gpuload')}")
         raise typer.Exit
+
+
+def run() -> None:
+    """The command ``gpuload``."""
+    wanted = ffmpeg.environment(os.environ)
+    if torch.cuda.is_available() and wanted != dict(os.environ):
+        # torchcodec decodes in this process there, and the linker reads its path at process start only.
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
+    app()
 
 
 @app.callback()
@@ -169,7 +182,8 @@ def bench(
     shuffle: Annotated[Mode, typer.Option(help="Order of the samples.")] = Mode.block,
     seed: Annotated[int, typer.Option(help="Same seed, same order.")] = 0,
     num_threads: Annotated[int | None, typer.Option(help="Decode workers; without it, what the machine has.")] = None,
-    device: Annotated[str, typer.Option(help="`auto` or `cpu`.")] = "auto",
+    device: Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda` or `cuda:1`.")] = "auto",
+    backend: Annotated[str, typer.Option(help="`auto`, `pyav`, `torchcodec` or `dali`.")] = "auto",
     camera: Cameras = None,
 ) -> None:
     """Measure how fast a dataset loads here, with a training loop that does nothing else.
@@ -189,6 +203,7 @@ def bench(
         seed=seed,
         num_threads=num_threads,
         device=device,
+        backend=backend,
         video_keys=camera,
     )
     typer.echo(f"rate           {found.frames_per_s:,.0f} frames/s ({found.frames:,} in {found.elapsed_s:.2f} s)")
@@ -220,6 +235,19 @@ def doctor() -> None:
         typer.echo(f"backend   {backend.name}: {'usable' if backend.usable else 'not usable'}: {backend.reason}")
         for library in backend.libavcodec:
             typer.echo(f"            FFmpeg: {library}")
+
+
+@app.command()
+def env() -> None:
+    """Print what a shell needs so that torchcodec finds the FFmpeg of PyAV's wheel, for your own scripts on a GPU.
+
+    The commands of gpuload need none of it. Nothing is printed where there is nothing to share.
+
+    Example: `eval "$(gpuload env)"`
+    """
+    path = ffmpeg.environment(os.environ).get(ffmpeg.VARIABLE, "")
+    if path != os.environ.get(ffmpeg.VARIABLE, ""):
+        typer.echo(f"export {ffmpeg.VARIABLE}={shlex.quote(path)}")
 
 
 @app.command()

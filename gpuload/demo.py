@@ -201,6 +201,8 @@ def run_demo(
             for batch in loader:
                 first = first or {camera: batch[camera].clone() for camera in windows}
                 progress.advance(loading, len(batch["index"]))
+            if loader.device.type == "cuda":
+                torch.cuda.synchronize(loader.device)  # the last batch is made when its stream says so
             elapsed_s = time.perf_counter() - start_s
             stats = loader.stats
     rate = stats.frames_delivered / elapsed_s

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from gpuload.cores import usable_cores
+from gpuload.device.stream import receive
 from gpuload.errors import ConfigError, LoaderClosed, StateMismatch
 from gpuload.pipeline.assemble import Batch
 from gpuload.pipeline.prefetch import Prefetcher
@@ -25,6 +26,7 @@ from gpuload.transform import Transform
 STATE_VERSION = 1
 DEFAULT_LOOKAHEAD = 1 << 16
 """Samples planned together: some 0.4 µs each and slot to plan; long enough for runs to live and die inside."""
+DEFAULT_DEVICE_CACHE = 4 << 30
 ORDERS = {False: "sequential", True: "global", "global": "global", "block": "block"}
 
 
@@ -53,6 +55,11 @@ class Loader:
         lookahead: samples planned together.
         num_threads: decode workers, each a process of its own; default: the cores this process may use.
         frame_cache_bytes: decoded pictures that wait for a later batch.
+        device_cache_bytes: the same in the GPU's memory, of what it decodes itself; default 4 GiB.
+        device: ``"auto"`` is CUDA if there is a usable GPU, else the CPU. Batches on CUDA are safe on the stream that
+            is current where ``next`` is called.
+        backend: ``"auto"`` takes for each stream what decodes it best on ``device`` (``stats.backends`` says what and
+            why); ``"pyav"``, ``"torchcodec"`` or ``"dali"`` forces one.
         blob_cache_bytes: encoded bytes read and not yet decoded.
         shuffle_buffer_bytes: nominal size of what block shuffle draws from; part of the order, like the seed.
 
@@ -81,7 +88,6 @@ class Loader:
         shuffle_buffer_bytes: int = 4 << 30,
     ) -> None:
         self.device = _device(device)
-        _refuse_unfinished(device_cache_bytes=device_cache_bytes, backend=backend)
         if shuffle not in ORDERS:
             raise ConfigError(f"shuffle must be False, True, 'global' or 'block', got {shuffle!r}")
         if sampler is not None and shuffle:
@@ -117,6 +123,9 @@ class Loader:
             num_workers=self.num_threads,
             lookahead=_at_least_one("lookahead", lookahead or DEFAULT_LOOKAHEAD),
             frame_cache_bytes=frame_cache_bytes,
+            device_cache_bytes=_at_least_one(
+                "device_cache_bytes", DEFAULT_DEVICE_CACHE if device_cache_bytes is None else device_cache_bytes
+            ),
             blob_cache_bytes=_at_least_one("blob_cache_bytes", blob_cache_bytes),
             device=finishing_device(self.device),
         )
@@ -267,6 +276,7 @@ class Loader:
                 frames = part.view(getattr(torch, form.dtype)).view(count, f.num_offsets, *form.shape)
                 result[f.key] = frames.squeeze(1) if f.squeeze else frames
         result.update(batch.columns)
+        receive([v for v in (memory, *batch.columns.values()) if isinstance(v, torch.Tensor)], batch.ready, self.device)
         if self._image_transforms is not None:
             cameras = [*(f.key for f in fields if f.lut is None), *self._source.image_keys]
             for key in cameras:  # a sample at a time, as dataset[i] does: each has its own random draw
@@ -321,21 +331,25 @@ def finishing_device(device: torch.device) -> torch.device | None:
 
 
 def _device(device: str | torch.device) -> torch.device:
+    usable = torch.cuda.is_available()
     if device == "auto":
+        device = "cuda" if usable else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:<n>', got {device!r}") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:<n>', got {str(device)!r}")
+    if chosen.type == "cpu":
         return torch.device("cpu")
-    chosen = torch.device(device)
-    if chosen.type != "cpu":
+    if not usable:
         raise ConfigError(
-            f"device {str(device)!r} has no implementation yet: use 'cpu' or 'auto' and move batches yourself"
+            f"device {str(device)!r} cannot be used: torch finds no usable GPU; `gpuload doctor` says why"
         )
-    return chosen
-
-
-def _refuse_unfinished(*, device_cache_bytes: int | None, backend: str) -> None:
-    if device_cache_bytes is not None:
-        raise ConfigError("device_cache_bytes has no implementation yet: pictures are decoded on the CPU")
-    if backend not in ("auto", "pyav"):
-        raise ConfigError(f"backend {backend!r} has no implementation yet; choose 'auto' or 'pyav'")
+    index = torch.cuda.current_device() if chosen.index is None else chosen.index
+    if index >= torch.cuda.device_count():
+        raise ConfigError(f"device 'cuda:{index}' is not there: torch finds {torch.cuda.device_count()} GPUs")
+    return torch.device("cuda", index)
 
 
 def _at_least_one(name: str, value: int) -> int:

@@ -100,15 +100,15 @@ class SlotForm:
     width: int
     dtype: str
     """torch's name."""
-    layout: str = "chw"
+    layout: Literal["chw", "hwc"] = "chw"
     crop: tuple[int, int] | None = None
     """Height and width of the window; None: the whole picture."""
     shown: tuple[int, int] = (0, 0)
     """Height and width of the picture as shown, which the metadata promise."""
     depth: npt.NDArray[np.float32] | None = None
     """Value of each stored code of a depth video."""
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    mean: tuple[float, float, float] | tuple[()] = ()
+    std: tuple[float, float, float] | tuple[()] = ()
     is_plain: bool = False
     """uint8 ``[3, H, W]`` of the whole picture, unscaled and unflipped."""
 
@@ -169,8 +169,8 @@ def slot_form(
         layout=transform.layout,
         crop=window,
         shown=shown,
-        mean=tuple(mean),
-        std=tuple(std),
+        mean=(mean[0], mean[1], mean[2]) if len(mean) else (),
+        std=(std[0], std[1], std[2]) if len(std) else (),
         is_plain=plain and not transform.flip,
     )
 

@@ -96,7 +96,7 @@ class _Shelf:
 
 def _rounded(num_bytes: int) -> int:
     """Whole pages, at most an eighth more than asked for, so that few sizes serve all batches of a loader."""
-    step = max(mmap.PAGESIZE, 1 << max(num_bytes - 1, 1).bit_length() - 4)
+    step = max(mmap.PAGESIZE, 1 << max(num_bytes.bit_length() - 4, 0))
     return -(-max(num_bytes, 1) // step) * step
 
 

@@ -15,7 +15,9 @@ class DeviceStream:
     """Work on one device in order, beside what other streams do. Use from one thread."""
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def active(self) -> AbstractContextManager[object]:
         """Makes it the current stream: allocations, copies and launches go there."""
@@ -61,7 +63,7 @@ def pinning(device: torch.device | None) -> Callable[[mmap.mmap], Callable[[], N
 
     def pin(memory: mmap.mmap) -> Callable[[], None]:
         address = np.frombuffer(memory, np.uint8).ctypes.data
-        runtime = torch.cuda.cudart()
+        runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         with torch.cuda.device(device):
             torch.cuda.check_error(runtime.cudaHostRegister(address, len(memory), 0))
         return lambda: torch.cuda.check_error(runtime.cudaHostUnregister(address))

@@ -28,11 +28,19 @@ def convert_pictures(table: torch.Tensor, form: PictureForm, slot: SlotForm, dep
     Raises:
         ValueError: the kernel does not know the picture's format.
     """
-    from gpuload_kernels import convert  # triton compiles at import what it can
+    # Here and not above: Triton looks for a GPU while it is imported, and nobody needs it without one.
+    from gpuload_kernels import convert
     from gpuload_kernels import depth as depth_kernel
 
     if slot.depth is not None:
-        depth_kernel.launch(table, depth.of(slot), form)
+        depth_kernel.launch(
+            table[:, [0, 3, 6]].contiguous(),
+            depth.of(slot),
+            pixel_format=form.pixel_format,
+            width=form.width,
+            height=form.height,
+            rotation=form.rotation,
+        )
         return
     source = convert.Source(
         pixel_format=form.pixel_format,

@@ -75,9 +75,12 @@ class Lookahead:
         batches: Sequence[npt.NDArray[np.int64]],
         *,
         budget_bytes: int,
+        weight: Callable[[int], float],
         first_picture: int,
         seen: SeenFrames,
     ) -> None:
+        """``weight(file)``: what a byte of a file's pictures counts of ``budget_bytes``, where they have one of their
+        own on a device."""
         self.source = source
         self.first_picture = first_picture
         samples = np.concatenate(batches)
@@ -92,7 +95,7 @@ class Lookahead:
         for number in np.unique(file[file >= 0]).tolist():
             here = file == number
             video = source.video(number)
-            picture_bytes[number] = kept_bytes(video)
+            picture_bytes[number] = int(kept_bytes(video) * weight(number))
             frames = refs.frame[here]
             packet[here] = video.frame_packet[frames]
             start[here] = video.frame_start[frames]

@@ -59,13 +59,14 @@ class Prefetcher:
         num_workers: int,
         lookahead: int,
         frame_cache_bytes: int,
+        device_cache_bytes: int,
         blob_cache_bytes: int,
         device: torch.device | None = None,
     ) -> None:
         """``device``: where batches are made from planes; None: decode processes write the slots, in host memory."""
         self._source = source
         self._lookahead = lookahead
-        self._frame_cache_bytes = frame_cache_bytes
+        self._frame_cache_bytes, self._device_cache_bytes = frame_cache_bytes, device_cache_bytes
         fields = source.video_fields
         self._shaping = shaping
         counts = [f.num_offsets for f in fields]
@@ -233,6 +234,7 @@ class Prefetcher:
                     self._source,
                     batches,
                     budget_bytes=self._frame_cache_bytes,
+                    weight=self._weight,
                     first_picture=self._pictures,
                     seen=seen,
                 )
@@ -248,6 +250,9 @@ class Prefetcher:
             with self._changed:
                 self._feed_error = error
                 self._changed.notify_all()
+
+    def _weight(self, file: int) -> float:
+        return 1.0 if self._crew.crosses(file) else max(self._frame_cache_bytes, 1) / self._device_cache_bytes
 
     def _warn_once(self, plan: DecodePlan) -> None:
         if self._warned:

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from gpuload.errors import ConfigError, DecodeError, LoaderClosed, StateMismatch, WorkerDied
 from gpuload.loader import Loader
+from gpuload.pipeline.handle import WorkerHandle
 from gpuload.pipeline.prefetch import PREPARED
 from tests.source import NumberedSource
 from tests.videos import decode_all
@@ -30,6 +32,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> NumberedSource:
 @pytest.fixture(scope="module")
 def pictures(source: NumberedSource) -> list[list[np.ndarray[Any, Any]]]:
     return [decode_all(path) for path in source.paths]
+
+
+def workers_of(loader: Loader) -> list[WorkerHandle]:
+    return [worker for worker in loader._prefetcher._crew if isinstance(worker, WorkerHandle)]
 
 
 def assert_exact(batch: dict[str, Any], source: NumberedSource, pictures: list[list[np.ndarray[Any, Any]]]) -> None:
@@ -166,7 +172,7 @@ def test_a_dead_worker_costs_batches_not_the_epoch(
         iterator = iter(loader)
         for step in range(len(loader)):
             if step == 5:
-                os.kill(next(iter(loader._prefetcher._crew)).pid, signal.SIGKILL)
+                os.kill(workers_of(loader)[0].pid, signal.SIGKILL)
                 time.sleep(0.2)
             try:
                 assert_exact(next(iterator), source, pictures)
@@ -213,7 +219,7 @@ def test_closing_leaves_nothing_behind(source: NumberedSource) -> None:
     loader = Loader(source, 8, num_threads=2)
     iterator = iter(loader)
     next(iterator)
-    pids = [w.pid for w in loader._prefetcher._crew]
+    pids = [w.pid for w in workers_of(loader)]
     loader.close()
     loader.close()
     with pytest.raises(LoaderClosed):
@@ -228,7 +234,7 @@ def test_a_forgotten_loader_cleans_up(source: NumberedSource) -> None:
     loader = Loader(source, 8, num_threads=1)
     iterator = iter(loader)
     next(iterator)
-    pids = [w.pid for w in loader._prefetcher._crew]
+    pids = [w.pid for w in workers_of(loader)]
     del loader, iterator
     gc.collect()
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
@@ -252,7 +258,7 @@ def test_leaving_long_decodes_starts_new_workers(tmp_path: Path) -> None:
     pictures = [decode_all(path) for path in source.paths]
     with Loader(source, 64, shuffle="global", lookahead=64, num_threads=2) as loader:
         left = iter(loader)
-        busy = list(loader._prefetcher._crew)
+        busy = workers_of(loader)
         for worker in busy:
             os.kill(worker.pid, signal.SIGSTOP)  # before it can have decoded anything: Python takes longer to start
         deadline = time.monotonic() + 20
@@ -262,7 +268,7 @@ def test_leaving_long_decodes_starts_new_workers(tmp_path: Path) -> None:
         begin = time.perf_counter()
         iterator = iter(loader)
         assert time.perf_counter() - begin < 5.0
-        assert not {worker.pid for worker in busy} & {worker.pid for worker in loader._prefetcher._crew}
+        assert not {worker.pid for worker in busy} & {worker.pid for worker in workers_of(loader)}
         assert not any(os.path.exists(f"/proc/{worker.pid}") for worker in busy)
         assert_exact(next(iterator), source, pictures)
     del left
@@ -324,7 +330,34 @@ def test_stats_count_distinct_frames_once_an_epoch(source: NumberedSource) -> No
         assert stats.amplification == pytest.approx(stats.frames_decoded / stats.frames_distinct)
 
 
-def test_unfinished_arguments_are_refused_not_ignored(source: NumberedSource) -> None:
-    for name, value in {"device": "cuda", "backend": "dali", "device_cache_bytes": 1}.items():
-        with pytest.raises(ConfigError, match="no implementation yet"):
-            Loader(source, 8, **{name: value})  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"device": "tpu"}, "device must be"),
+        ({"device": "meta"}, "device must be"),
+        ({"device_cache_bytes": 0}, "device_cache_bytes"),
+        ({"backend": "dali"}, "H.264"),
+        ({"backend": "nvdec"}, "backend must be one of"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_the_reason(
+    source: NumberedSource, arguments: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Loader(source, 8, **arguments)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_auto_is_the_cpu_and_cuda_an_error(source: NumberedSource) -> None:
+    assert Loader(source, 8).device == torch.device("cpu")
+    with pytest.raises(ConfigError, match="no usable GPU"):
+        Loader(source, 8, device="cuda")
+
+
+def test_torchcodec_on_the_cpu_gives_the_same_batches(
+    source: NumberedSource, pictures: list[list[np.ndarray[Any, Any]]]
+) -> None:
+    with Loader(source, 8, shuffle="block", backend="torchcodec", device="cpu", num_threads=1) as loader:
+        for batch in loader:
+            assert_exact(batch, source, pictures)
+        assert loader.stats.backends["cam0"] == ("torchcodec", "backend 'torchcodec' was asked for, device is cpu")

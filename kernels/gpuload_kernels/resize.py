@@ -1,0 +1,140 @@
+"""Device functions that resize a tile: antialiased bilinear, two matrix products. Part of convert.py's kernel."""
+
+# ruff: noqa: N803  (compile-time constants are upper case in Triton)
+# mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator, no-untyped-call"
+
+import triton
+import triton.language as tl
+
+from gpuload_kernels.pixels import centred_rgb
+
+
+@triton.jit
+def _center(index, scale, extent, mirrored):
+    """Where in the window, in source pixels, the centre of an output pixel lies."""
+    center = scale * (index.to(tl.float32) + 0.5)
+    return tl.where(mirrored != 0, extent - center, center)
+
+
+@triton.jit
+def _span(first, count, out_size, scale, support, extent, mirrored):
+    """Source pixels of the window ``[low, high)`` in the support of outputs ``[first, first + count)``."""
+    begin = _center(first, scale, extent, mirrored)
+    end = _center(tl.minimum(first + count, out_size) - 1, scale, extent, mirrored)
+    low = tl.maximum(tl.minimum(begin, end) - support, 0.0).to(tl.int32)
+    high = tl.minimum((tl.maximum(begin, end) + support).to(tl.int32) + 1, extent)
+    return low, high
+
+
+@triton.jit
+def _weights(outputs, sources, scale, support, extent, mirrored):
+    """Triangle weights float16 in [0, 1], not normalised, of source pixels for output pixels.
+
+    ``outputs`` and ``sources`` int32, one of them ``[n, 1]`` and the other ``[1, n]``. Zero outside of the window: such
+    pixels are put far away before the two meet, which leaves three instructions for each weight.
+    """
+    narrowing = 1.0 / support
+    center = _center(outputs, scale, extent, mirrored) * narrowing
+    inside = (sources >= 0) & (sources < extent)
+    position = tl.where(inside, (sources.to(tl.float32) + 0.5) * narrowing, 1e9)
+    return tl.maximum(1.0 - tl.abs(position - center), 0.0).to(tl.float16)
+
+
+@triton.jit
+def resized(
+    planes,
+    start,
+    size,
+    first,
+    out_size,
+    scale,
+    mirrored,
+    picture_size,
+    color,
+    SOURCE: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    STEP_ROWS: tl.constexpr,
+    STEP_COLUMNS: tl.constexpr,
+):
+    """Centred R'G'B' of outputs from ``first``: three float32 ``[BLOCK_ROWS, BLOCK_COLUMNS]``.
+
+    Pairs are (along stored rows, along stored columns): ``start`` and ``size`` of the window, ``out_size``, ``scale``
+    of source pixels to an output pixel, ``mirrored`` where outputs run against the stored order. The rest is as
+    ``centred_rgb`` takes it.
+    """
+    row_start, column_start = start
+    rows, columns = size
+    first_row, first_column = first
+    out_rows, out_columns = out_size
+    row_scale, column_scale = scale
+    rows_mirrored, columns_mirrored = mirrored
+    row_support = tl.maximum(row_scale, 1.0)
+    column_support = tl.maximum(column_scale, 1.0)
+    low_row, high_row = _span(first_row, BLOCK_ROWS, out_rows, row_scale, row_support, rows, rows_mirrored)
+    low_column, high_column = _span(
+        first_column, BLOCK_COLUMNS, out_columns, column_scale, column_support, columns, columns_mirrored
+    )
+    outputs_down = first_row + tl.arange(0, BLOCK_ROWS)[:, None]
+    outputs_across = first_column + tl.arange(0, BLOCK_COLUMNS)[None, :]
+    red = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
+    green = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
+    blue = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
+    column_norm = tl.zeros((BLOCK_COLUMNS,), tl.float32)
+    # Chroma is read in pairs, so steps begin at an even stored column, perhaps one before the window.
+    for column in range((column_start + low_column) // 2 * 2, column_start + high_column, STEP_COLUMNS):
+        stored_columns = column + tl.arange(0, STEP_COLUMNS)
+        across = _weights(
+            outputs_across,
+            stored_columns[:, None] - column_start,
+            column_scale,
+            column_support,
+            columns,
+            columns_mirrored,
+        )
+        column_norm += tl.sum(across.to(tl.float32), axis=0)
+        down_sum = tl.zeros((BLOCK_ROWS, STEP_ROWS), tl.float32)
+        tall_red = tl.zeros((BLOCK_ROWS, STEP_COLUMNS), tl.float32)
+        tall_green = tl.zeros((BLOCK_ROWS, STEP_COLUMNS), tl.float32)
+        tall_blue = tl.zeros((BLOCK_ROWS, STEP_COLUMNS), tl.float32)
+        for row in range(row_start + low_row, row_start + high_row, STEP_ROWS):
+            stored_rows = row + tl.arange(0, STEP_ROWS)
+            down = _weights(
+                outputs_down,
+                stored_rows[None, :] - row_start,
+                row_scale,
+                row_support,
+                rows,
+                rows_mirrored,
+            )
+            down_sum += down.to(tl.float32)
+            r, g, b = centred_rgb(
+                planes,
+                stored_rows[:, None],
+                stored_columns[None, :],
+                column,
+                picture_size,
+                color,
+                SOURCE,
+                True,
+                False,
+            )
+            tall_red = tl.dot(down, r.to(tl.float16), tall_red)
+            if SOURCE.layout.kind != "gray":
+                tall_green = tl.dot(down, g.to(tl.float16), tall_green)
+                tall_blue = tl.dot(down, b.to(tl.float16), tall_blue)
+        # Before rounding, so that flat pictures stay exact. Outputs beyond the edge have no weights at all; they are not
+        # stored, but must not divide by zero.
+        norm = (1.0 / tl.maximum(tl.sum(down_sum, axis=1), 1e-3))[:, None]
+        red = tl.dot((tall_red * norm).to(tl.float16), across, red)
+        if SOURCE.layout.kind != "gray":
+            green = tl.dot((tall_green * norm).to(tl.float16), across, green)
+            blue = tl.dot((tall_blue * norm).to(tl.float16), across, blue)
+    norm = (1.0 / tl.maximum(column_norm, 1e-3))[None, :]
+    red *= norm
+    if SOURCE.layout.kind == "gray":
+        green, blue = red, red
+    else:
+        green *= norm
+        blue *= norm
+    return red, green, blue

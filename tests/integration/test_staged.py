@@ -1,0 +1,177 @@
+"""Batches that are made on a device from planes, as on a GPU: here the device is the CPU and the kernels are
+interpreted, so that everything but CUDA itself is at work."""
+
+import itertools
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from gpuload import Crop, Loader, Transform, loader
+from gpuload.decode.pyav import PyavDecoder
+from gpuload.errors import DecodeError, GpuloadError
+from gpuload.pipeline import prefetch, route
+from gpuload.pipeline.feed import Lookahead, SeenFrames
+from gpuload.pipeline.route import Way
+from tests.source import NumberedSource
+from tests.videos import decode_all
+
+FORMATS = {"yuv420p": "libx264", "yuv444p": "libx264", "yuv420p10le": "libx264"}
+LEVELS = 3
+"""Largest difference to swscale, which rounds its coefficients, and 10-bit samples down; the videos are grey: where
+chroma lies is no part of it."""
+
+Pictures = list[list[npt.NDArray[np.uint8]]]
+
+
+@pytest.fixture(autouse=True)
+def _on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setattr(loader, "finishing_device", lambda device: where)
+
+
+@pytest.fixture
+def in_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoders in threads that hand pictures over where they are, as those of a GPU do."""
+    monkeypatch.setattr(route.Router, "way", lambda self, file: Way("pyav", "cuda"))
+
+
+def make_source(folder: Path, form: str = "yuv420p", **arguments: Any) -> NumberedSource:
+    size = {"episodes": 2, "frames": 4, "cameras": 1, "width": 48, "height": 34, **arguments}
+    return NumberedSource(folder, codec=FORMATS[form], pix_fmt=form, **size)
+
+
+@pytest.fixture(scope="module", params=FORMATS)
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> NumberedSource:
+    return make_source(tmp_path_factory.mktemp("staged"), request.param)
+
+
+@pytest.fixture(scope="module")
+def pictures(source: NumberedSource) -> Pictures:
+    return [decode_all(path) for path in source.paths]
+
+
+def assert_near(batch: dict[str, Any], source: NumberedSource, pictures: Pictures) -> None:
+    for row, sample in enumerate(batch["index"].tolist()):
+        refs = source.frames(np.array([sample]))
+        slots = itertools.product(range(source.cameras), range(len(source.offsets)))
+        for slot, (camera, t) in enumerate(slots):
+            expected = pictures[refs.file[0, slot]][refs.frame[0, slot]].astype(int)
+            found = batch[f"cam{camera}"].view(len(batch["index"]), -1, 3, 34, 48)[row, t].cpu().numpy().astype(int)
+            assert np.abs(found - expected).max() <= LEVELS, (sample, camera, t)
+
+
+def outcomes_of(loading: Loader, source: NumberedSource, pictures: Pictures) -> list[str | GpuloadError]:
+    """Of each batch: "good", with every slot looked at, or its error."""
+    iterator, outcomes = iter(loading), list[str | GpuloadError]()
+    while True:
+        try:
+            assert_near(next(iterator), source, pictures)
+            outcomes.append("good")
+        except StopIteration:
+            return outcomes
+        except GpuloadError as error:
+            outcomes.append(error)
+
+
+@pytest.mark.parametrize("lanes", [False, True])
+def test_every_slot_of_an_epoch_is_the_right_picture(
+    source: NumberedSource, pictures: Pictures, lanes: bool, request: pytest.FixtureRequest
+) -> None:
+    if lanes:
+        request.getfixturevalue("in_lanes")
+    with Loader(source, 6, shuffle="block", num_threads=2) as loader:
+        seen = []
+        for batch in loader:
+            assert_near(batch, source, pictures)
+            seen += batch["index"].tolist()
+        stats = loader.stats
+    assert sorted(seen) == list(range(len(source)))
+    assert stats.amplification == 1.0
+
+
+def test_a_picture_crosses_once_however_many_slots_it_fills(tmp_path: Path) -> None:
+    source = make_source(tmp_path, episodes=1, frames=12, offsets=(-2, -1, 0))
+    plan = Lookahead(
+        source, [np.arange(8)], budget_bytes=1 << 30, weight=lambda file: 1.0, first_picture=7, seen=SeenFrames(source)
+    )
+    staged = plan.staged(0, np.zeros((8, 3), np.int64), lambda file: True)
+    picture_bytes = -(-48 * 34 * 3 // 2 // 64) * 64
+    assert staged.num_bytes == 8 * picture_bytes
+    assert np.array_equal(np.unique(staged.offset), np.arange(8) * picture_bytes)
+    for slots in (staged.picture, staged.offset):
+        assert np.array_equal(slots[2:, 1], slots[1:-1, 2])
+    assert plan.staged(0, np.zeros((8, 3), np.int64), lambda file: False).num_bytes == 0
+
+
+def test_transforms_are_those_of_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_source(tmp_path, episodes=1, frames=3, offsets=(0,))
+    mean_std = ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    for transform in (
+        Transform(crop=Crop(20, 30, "random"), flip=0.5),
+        Transform(resize=(16, 20), crop=(30, 40), normalize=mean_std, dtype="float16", layout="hwc"),
+        Transform(resize=(50, 60), flip=True, dtype="bfloat16"),
+    ):
+        found = []
+        for where in (torch.device("cuda" if torch.cuda.is_available() else "cpu"), None):
+            monkeypatch.setattr(loader, "finishing_device", lambda device, where=where: where)
+            with Loader(source, 5, transform=transform, seed=4) as loading:
+                found.append(list(loading))
+        for ours, theirs in zip(*found, strict=True):
+            assert ours["cam0"].dtype == theirs["cam0"].dtype
+            scale = 1 if transform.dtype is None else 255 * (0.2 if transform.normalize else 1)
+            difference = (ours["cam0"].cpu().double() - theirs["cam0"].double()).abs() * scale
+            assert difference.max() <= 3.0
+            assert difference.mean() <= 0.7
+
+
+def test_damage_is_an_error_of_its_batch_and_others_come(tmp_path: Path) -> None:
+    source = make_source(tmp_path, frames=10, offsets=(0,), gop=5)
+    pictures = [decode_all(path) for path in source.paths]
+    video = source.video(0)
+    with open(source.paths[0], "r+b") as file:
+        file.seek(int(video.pos[5]))
+        file.write(bytes(int(video.size[5])))
+    with Loader(source, 5, num_threads=1) as loading:
+        outcomes = outcomes_of(loading, source, pictures)
+    assert [type(outcome) for outcome in outcomes] == [str, DecodeError, str, str]
+    assert "e0c0.mp4" in str(outcomes[1])
+
+
+@pytest.mark.usefixtures("in_lanes")
+def test_leaving_and_closing_end_every_thread(tmp_path: Path) -> None:
+    source = make_source(tmp_path, episodes=1, frames=12, offsets=(0,))
+    with Loader(source, 2) as loader:
+        for _ in range(2):
+            next(iter(loader))
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("gpuload")]
+
+
+@pytest.mark.usefixtures("in_lanes")
+def test_a_lane_that_gives_up_fails_its_batches_and_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_source(tmp_path, frames=20, offsets=(0,))
+    pictures = [decode_all(path) for path in source.paths]
+
+    class GivesUp(PyavDecoder):
+        calls = 0
+
+        def decode(self, stream: Any, run: Any) -> Any:
+            GivesUp.calls += 1
+            if GivesUp.calls == 2:
+                raise RuntimeError("the device fell off the bus")
+            return super().decode(stream, run)
+
+    monkeypatch.setattr(prefetch, "create", lambda backend, device: GivesUp())
+    with Loader(source, 5, num_threads=1, lookahead=5) as loading:
+        outcomes = outcomes_of(loading, source, pictures)
+        assert loading.stats.workers_restarted == 1
+    failures = [str(outcome) for outcome in outcomes if isinstance(outcome, GpuloadError)]
+    assert failures
+    assert all("fell off the bus" in failure for failure in failures)
+    assert outcomes[-1] == "good"
