@@ -9,7 +9,7 @@ setup: .venv/.ready
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -e '.[torchcodec,dev]'
+	$(BIN)/python -m pip install -q -e '.[torchcodec,dali,dev]'
 	touch $@
 
 demo: setup

@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +12,7 @@ import av
 from gpuload.device.nvdec import CODECS, Nvdec, NvdecCaps, NvdecMissing, NvdecTable, probe_caps
 from gpuload.errors import ConfigError
 from gpuload.index.video import VideoIndex
+from gpuload.store.one_run import unsupported
 
 AUTO = "auto"
 BACKENDS = ("pyav", "torchcodec", "dali")
@@ -38,10 +39,10 @@ class Reach:
     chromas: frozenset[str]
 
 
-TORCHCODEC = Reach("torchcodec", frozenset({"h264", "hevc", "av1", "vp9", "vp8", "mpeg4"}), frozenset({"420", "444"}))
+TORCHCODEC = Reach("torchcodec", frozenset({"h264", "hevc", "av1", "vp9", "vp8"}), frozenset({"420", "444"}))
 """0.17: its list of codecs leaves out the rest of NVDEC's, and of NVDEC's surfaces it asks for NV12, P016 and the two
 of 4:4:4 only (``BetaCudaDeviceInterface.cpp``, ``RawFrame.pixel_format``): 4:2:2 would lose half of its chroma."""
-DALI = Reach("dali", frozenset({"h264", "hevc", "av1", "vp9", "vp8", "mpeg4", "mjpeg"}), frozenset({"420"}))
+DALI = Reach("dali", frozenset({"h264", "hevc", "av1", "vp9", "vp8", "mjpeg"}), frozenset({"420"}))
 """2.4: codecs as its documentation lists them; it does not decode 4:4:4 (NVIDIA/DALI issue 6079)."""
 
 
@@ -64,6 +65,8 @@ class StreamKind:
     rotation: int = 0
     is_depth: bool = False
     """A map of distances: every bit of its luma counts."""
+    no_container: str = ""
+    """Why its packets fit into no MP4 of their own, which torchcodec and DALI take; empty: they do."""
 
     def __str__(self) -> str:
         return f"{name_of(self.codec)} {self.pixel_format or 'of unknown pixel format'} {self.width}x{self.height}"
@@ -131,6 +134,7 @@ def kind_of(video: VideoIndex, *, is_depth: bool = False) -> StreamKind:
         profile=_profile_of(video.codec, video.extradata[0] if video.extradata else b""),
         rotation=video.rotation,
         is_depth=is_depth,
+        no_container=next(filter(None, (unsupported(video.codec, e) for e in video.extradata or (b"",))), ""),
     )
 
 
@@ -202,7 +206,11 @@ def _choose_best(kind: StreamKind, where: str, machine: Machine) -> Choice:
 
 def _obstacle_of(backend: str, kind: StreamKind, where: str, machine: Machine) -> str:
     """Why a library that works here cannot decode this kind; empty: it can."""
-    if backend == "pyav" or (backend == "torchcodec" and where == "cpu"):
+    if backend == "pyav":
+        return ""
+    if kind.no_container:
+        return f"{backend} takes packets in a container only, and {kind.no_container}"
+    if backend == "torchcodec" and where == "cpu":
         return ""
     if backend == "dali" and kind.is_depth:
         return "DALI gives 8-bit RGB, which cannot hold a depth map"
@@ -326,5 +334,7 @@ def _unusable(backend: str, device: str) -> str:
     module = f"gpuload.decode.{backend}"
     if importlib.util.find_spec(module) is None:
         return f"gpuload has no {backend} backend yet"
-    unusable = getattr(importlib.import_module(module), "unusable", None)  # pyav, a base library, has none
-    return (unusable(device) or "") if unusable else ""
+    if backend == "pyav":
+        return ""
+    unusable: Callable[..., str | None] = importlib.import_module(module).unusable
+    return unusable(device, in_helper=device == "cpu") or ""

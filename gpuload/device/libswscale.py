@@ -171,4 +171,6 @@ def _mapped(name: str) -> Path | None:
             found = {line.split(maxsplit=5)[5].strip() for line in maps if f"/{name}" in line}
     else:
         found = {str(path) for path in (Path(av.__file__).parent / ".dylibs").glob(f"{name}*")}
+    if len(found) > 1:  # DALI brings an FFmpeg of its own; that of PyAV's wheel lies in its own folder
+        found = {path for path in found if Path(path).parent == Path(av.__file__).parent.parent / "av.libs"}
     return Path(found.pop()) if len(found) == 1 else None  # of two we cannot tell which is PyAV's

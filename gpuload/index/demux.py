@@ -14,6 +14,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from gpuload.errors import VideoError
+from gpuload.index.chroma import chroma_location
 from gpuload.index.video import DISCARD, KEYFRAME, Color, VideoIndex, frame_tables
 
 _SEARCH_BYTES = 1024
@@ -85,6 +86,7 @@ def demux_index(path: str | Path) -> VideoIndex:
         pixel_format=pixel_format,
         rotation=seen.rotation,
         color=color,
+        chroma_location=chroma_location(codec, extradata),
         time_base=time_base,
         extradata=(extradata,),
         contiguous=seen.contiguous,

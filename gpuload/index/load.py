@@ -17,7 +17,7 @@ from gpuload.index.demux import demux_index
 from gpuload.index.mp4 import parse_mp4
 from gpuload.index.video import Color, VideoIndex
 
-_MAGIC = b"gpuload index 2\n"
+_MAGIC = b"gpuload index 3\n"
 """Format version: count it up when a field's meaning changes, and older files are ignored."""
 _HEAD = struct.Struct("<QII")
 _ARRAYS = ("pos", "size", "pts", "dts", "flags", "entry", "frame_packet", "frame_start")
@@ -69,6 +69,7 @@ def _to_bytes(index: VideoIndex, identity: list[str | int]) -> bytes:
         "pixel_format": index.pixel_format,
         "rotation": index.rotation,
         "color": index.color,
+        "chroma_location": index.chroma_location,
         "time_base": [index.time_base.numerator, index.time_base.denominator],
         "extradata": [one.hex() for one in index.extradata],
         "contiguous": index.contiguous,
@@ -103,6 +104,7 @@ def _from_bytes(data: bytes, identity: list[str | int]) -> VideoIndex | None:
         pixel_format=head["pixel_format"],
         rotation=head["rotation"],
         color=Color(*head["color"]),
+        chroma_location=head["chroma_location"],
         time_base=Fraction(*head["time_base"]),
         extradata=tuple(bytes.fromhex(one) for one in head["extradata"]),
         contiguous=head["contiguous"],

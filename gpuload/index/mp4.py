@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gpuload.errors import VideoError
+from gpuload.index.chroma import chroma_location
 from gpuload.index.mp4_boxes import (
     MAX_PACKETS,
     Box,
@@ -108,6 +109,7 @@ def _build_index(moov: memoryview, fragments: list[Box], size_bytes: int, path: 
         pixel_format=pixel_format,
         rotation=track.rotation,
         color=entry.color,
+        chroma_location=chroma_location(codec, entry.extradata),
         time_base=Fraction(1, track.time_scale),
         extradata=tuple(one.extradata for one in track.entries),
         contiguous=True,

@@ -47,6 +47,8 @@ class VideoIndex:
     """Degrees counter-clockwise by which the stored picture is turned for display: 0, 90, 180 or 270."""
     color: Color
     """A decoder begins with it, and keeps it where the bitstream says nothing."""
+    chroma_location: int
+    """Where the codec configuration places chroma samples: FFmpeg's AVChromaLocation; 0: it does not say."""
     time_base: Fraction
     """Seconds per tick of ``pts`` and ``dts``."""
     extradata: tuple[bytes, ...]

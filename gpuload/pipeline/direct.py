@@ -72,6 +72,7 @@ def stream_of(video: VideoIndex) -> Stream:
         height=video.height,
         rotation=video.rotation,
         pixel_format=video.pixel_format,
+        chroma_location=video.chroma_location,
     )
 
 

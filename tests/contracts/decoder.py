@@ -1,6 +1,7 @@
 """What every decode backend must do; a backend's test file subclasses ``DecoderContract`` and says how to make one."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +31,33 @@ def run_of(video: VideoIndex, frames: list[int]) -> Run:
     packets = video.frame_packet[frames].astype(int).tolist()
     (first,) = set(video.frame_start[frames].tolist())
     last = max(packets)
-    return Run(first, read_packets(video, first, last), entries(video, first, last), frozenset(packets))
-
-
-@pytest.fixture(scope="module", params=CODECS)
-def coded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return video_of(tmp_path_factory.mktemp("videos"), request.param)
+    return Run(
+        first,
+        read_packets(video, first, last),
+        entries(video, first, last),
+        frozenset(packets),
+        video.pts[first : last + 1].tolist(),
+    )
 
 
 Coded = tuple[VideoIndex, list[npt.NDArray[np.uint8]]]
 
 
+def coded_videos(*codecs: str) -> Any:
+    """The fixture ``coded`` that the contract asks for, of the codecs that the backend decodes."""
+
+    @pytest.fixture(scope="module", params=codecs, name="coded")
+    def coded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Coded:
+        return video_of(tmp_path_factory.mktemp("videos"), request.param)
+
+    return coded
+
+
 class DecoderContract(ABC):
-    """Laws of ``Decoder``."""
+    """Laws of ``Decoder``. The test file also says ``coded = coded_videos(…)``."""
+
+    tolerance = 0
+    """Largest difference of a sample from the sequential decode: not 0 only where a library converts colour itself."""
 
     @abstractmethod
     def make(self) -> Decoder:
@@ -51,6 +66,10 @@ class DecoderContract(ABC):
     @abstractmethod
     def pixels(self, picture: Any) -> npt.NDArray[np.uint8]:
         """uint8 ``[3, H, W]`` of what the decoder yielded."""
+
+    def check_same(self, found: npt.NDArray[np.uint8], expected: npt.NDArray[np.uint8]) -> None:
+        assert found.shape == expected.shape
+        assert int(np.abs(found.astype(int) - expected).max()) <= self.tolerance
 
     def decoded(self, decoder: Decoder, video: VideoIndex, frames: list[int]) -> dict[int, npt.NDArray[np.uint8]]:
         """Pixels by frame number; packets are yielded once each, in presentation order."""
@@ -66,7 +85,7 @@ class DecoderContract(ABC):
         for frame in np.random.default_rng(0).permutation(len(expected)).tolist():
             found = self.decoded(decoder, video, [frame])
             assert list(found) == [frame]
-            assert np.array_equal(found[frame], expected[frame]), frame
+            self.check_same(found[frame], expected[frame])
         decoder.close()
 
     def test_some_frames_of_each_start(self, coded: Coded) -> None:
@@ -76,7 +95,8 @@ class DecoderContract(ABC):
             frames = np.flatnonzero(video.frame_start == start)[::2].tolist()
             found = self.decoded(decoder, video, frames)
             assert sorted(found) == frames
-            assert all(np.array_equal(found[frame], expected[frame]) for frame in frames)
+            for frame in frames:
+                self.check_same(found[frame], expected[frame])
         decoder.close()
 
     def test_pictures_outlive_the_run_and_the_decoder(self, coded: Coded) -> None:
@@ -88,7 +108,7 @@ class DecoderContract(ABC):
         self.decoded(decoder, video, [last])
         decoder.close()
         for frame, (_, picture) in zip(frames, kept, strict=True):
-            assert np.array_equal(self.pixels(picture), expected[frame])
+            self.check_same(self.pixels(picture), expected[frame])
 
     def test_a_damaged_run_is_an_error_and_the_next_one_exact(self, coded: Coded) -> None:
         video, expected = coded
@@ -97,10 +117,10 @@ class DecoderContract(ABC):
         run = run_of(video, frames)
         packets = [bytes(packet) for packet in run.packets]
         packets[0] = bytes(len(packets[0]))
-        damaged = Run(run.first, packets, run.entries, run.wanted)
+        damaged = replace(run, packets=packets)
         with pytest.raises(DecodeError, match=Path(video.path).name):
             list(decoder.decode(stream_of(video), damaged))
-        assert np.array_equal(self.decoded(decoder, video, frames[:3])[frames[2]], expected[frames[2]])
+        self.check_same(self.decoded(decoder, video, frames[:3])[frames[2]], expected[frames[2]])
         decoder.close()
 
     def test_leaving_a_run_early_does_not_disturb_the_next(self, coded: Coded) -> None:
@@ -109,5 +129,5 @@ class DecoderContract(ABC):
         frames = np.flatnonzero(video.frame_start == 0).tolist()
         next(iter(decoder.decode(stream_of(video), run_of(video, frames))))
         found = self.decoded(decoder, video, [len(expected) - 1])
-        assert np.array_equal(found[len(expected) - 1], expected[-1])
+        self.check_same(found[len(expected) - 1], expected[-1])
         decoder.close()

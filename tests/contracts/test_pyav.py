@@ -7,7 +7,9 @@ import numpy.typing as npt
 
 from gpuload.decode.base import Decoder
 from gpuload.decode.pyav import PyavDecoder
-from tests.contracts.decoder import DecoderContract, coded  # noqa: F401  the fixture
+from tests.contracts.decoder import CODECS, DecoderContract, coded_videos
+
+coded = coded_videos(*CODECS)
 
 
 class TestPyav(DecoderContract):

@@ -28,7 +28,7 @@ from tests.videos import make_video
 RECORDS = Path(__file__).parents[1] / "data" / "nvdec"
 WORKING = dict.fromkeys(BACKENDS, "")
 FORMATS = {"400": "gray", "420": "yuv420p", "422": "yuv422p", "444": "yuv444p"}
-KNOWN = {"h264", "hevc", "av1", "vp9", "vp8", "mpeg4"}
+KNOWN = {"h264", "hevc", "av1", "vp9", "vp8"}
 """What torchcodec 0.17 hands to NVDEC."""
 
 

@@ -185,7 +185,7 @@ def test_a_crop_without_a_place_is_refused(at: Any) -> None:
 
 
 def test_what_does_not_fit_the_camera_is_refused() -> None:
-    with pytest.raises(ConfigError, match="camera.*65x96.*64x96"):
+    with pytest.raises(ConfigError, match=r"camera.*65x96.*64x96"):
         form_of(Transform(crop=(65, 96)), 64, 96)
     with pytest.raises(ConfigError, match="leaves"):
         form_of(Transform(crop=Crop(60, 90, (5, 0))), 64, 96)

@@ -1,0 +1,82 @@
+"""What decoding libraries give, as pictures and as errors: shared by the backends that hand out tensors."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import av
+
+from gpuload.errors import DeviceError
+from gpuload.picture import DevicePicture, PictureForm
+
+if TYPE_CHECKING:
+    import torch
+
+_DEVICE_TROUBLE = re.compile(
+    r"out of memory|CUDA (error|driver|runtime)|CUDA_ERROR|cuda[A-Z]\w+ failed"
+    r"|create NVDEC decoder|create video parser|copy NVDEC surface|unmap previous frame"
+)
+"""In messages of torch, torchcodec 0.17 (``BetaCudaDeviceInterface.cpp``, ``CUDACommon.cpp``) and DALI 2.4, all of
+them RuntimeErrors: the GPU is full, busy or gone, and the file may be good."""
+
+
+def rgb_picture(
+    pixels: "torch.Tensor", ready: "torch.cuda.Event | None", *, rotation: int
+) -> av.VideoFrame | DevicePicture:
+    """uint8 ``[H, W, 3]`` as a picture on its device, not copied."""
+    if pixels.device.type == "cpu":
+        return av.VideoFrame.from_numpy_buffer(pixels.numpy(), format="rgb24")
+    height, width, _ = pixels.shape
+    form = PictureForm("rgb24", width, height, matrix=0, full_range=True, chroma_location=0, rotation=rotation)
+    return DevicePicture(form, (pixels,), owner=None, ready=ready)
+
+
+def current_event(device: str) -> "torch.cuda.Event | None":
+    """An event behind all that was asked of the device on the stream that is current; None on the CPU."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def views_within(storage: "torch.Tensor", components: Sequence["torch.Tensor"]) -> "tuple[torch.Tensor, ...]":
+    """Planes of ``DevicePicture`` out of a picture's components, which are views into the memory of ``storage``.
+
+    ``storage`` is uint8 ``[bytes]``; components, luma first, are uint8 or uint16 ``[rows, columns]``, those of
+    interleaved U and V every second sample of a row. The planes share ``storage``, so that a ``record_stream`` of one
+    is one of the allocation.
+    """
+    import torch
+
+    samples = storage.view(torch.int16) if components[0].element_size() == 2 else storage
+    planes: list[torch.Tensor] = []
+    for component in components:
+        size, (row, column) = tuple(component.shape), component.stride()
+        start = (component.data_ptr() - storage.data_ptr()) // samples.element_size()
+        if column == 2 and len(planes) == 2:
+            break  # V lies within U's plane
+        planes.append(
+            samples.as_strided((*size, 2), (row, 2, 1), start)
+            if column == 2
+            else samples.as_strided(size, (row, 1), start)
+        )
+    return tuple(planes)
+
+
+def device_trouble(device: str, error: RuntimeError) -> DeviceError | None:
+    """The error to raise where a library failed because of the GPU; None: it was something else."""
+    if device == "cpu" or not _DEVICE_TROUBLE.search(str(error)):
+        return None
+    return DeviceError(
+        f"{device}: decoding failed ({first_line(error)}); where memory or decoder sessions ran out, lower "
+        "device_cache_bytes, or let fewer processes use the GPU"
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """Kind and first line: libraries append their source lines and stack."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,268 @@
+"""Decoding through torchcodec: on a GPU by NVDEC, on the CPU by the FFmpeg that it found."""
+
+import importlib.util
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+
+from gpuload import ffmpeg
+from gpuload.decode.base import Run, Stream, failed
+from gpuload.decode.container import TICKS_PER_S, Piece, pieces_of
+from gpuload.decode.picture import current_event, device_trouble, first_line, rgb_picture, views_within
+from gpuload.decode.pyav import PyavDecoder
+from gpuload.errors import ConfigError
+from gpuload.index.video import Color
+from gpuload.picture import DevicePicture, PictureForm
+
+if TYPE_CHECKING:
+    import torch
+    from torchcodec.decoders import RawFrame, VideoPacketDecoder
+
+MAX_SESSIONS = 8
+"""Codec sessions kept, as the PyAV backend does."""
+NVDEC_SESSIONS = 64
+"""Hardware decoders that torchcodec keeps for reuse on each GPU (its default: 20); creating one takes 50 to 70 ms."""
+MATRICES = (
+    "gbr", "bt709", "unknown", "reserved", "fcc", "bt470bg", "smpte170m", "smpte240m", "ycgco", "bt2020nc", "bt2020c",
+    "smpte2085", "chroma-derived-nc", "chroma-derived-c", "ictcp", "ipt-c2", "ycgco-re", "ycgco-ro",
+)  # fmt: skip
+PRIMARIES = (
+    "reserved", "bt709", "unknown", "reserved", "bt470m", "bt470bg", "smpte170m", "smpte240m", "film", "bt2020",
+    "smpte428", "smpte431", "smpte432",
+)  # fmt: skip
+TRANSFERS = (
+    "reserved", "bt709", "unknown", "reserved", "bt470m", "bt470bg", "smpte170m", "smpte240m", "linear", "log100",
+    "log316", "iec61966-2-4", "bt1361e", "iec61966-2-1", "bt2020-10", "bt2020-12", "smpte2084", "smpte428",
+    "arib-std-b67",
+)  # fmt: skip
+RANGES = ("unknown", "tv", "pc")
+"""FFmpeg's names of the numbers of ISO/IEC 23091-2: torchcodec tells names only."""
+FULL_RANGE = 2
+
+Kind = tuple[str, bytes, int, int, Color]
+"""What a codec session depends on."""
+
+
+def unusable(device: str = "cpu", *, in_helper: bool = False) -> str | None:
+    """Why torchcodec cannot be used in this process, or ``in_helper`` in a decode process that gpuload starts with the
+    right search path; None: it can. Never raises. The first call imports torch.
+    """
+    if importlib.util.find_spec("torchcodec") is None:
+        return "torchcodec is not installed; run: pip install 'gpuload[torchcodec]'"
+    try:
+        import torch
+        import torchcodec
+        from torchcodec.decoders import Demuxer  # noqa: F401  public since 0.17
+    except ImportError as error:
+        return f"torchcodec cannot be loaded ({first_line(error)}); it must be 0.17 or newer"
+    except (OSError, RuntimeError) as error:
+        return (
+            f"torchcodec cannot be loaded beside this torch ({first_line(error)}); "
+            "it needs a CUDA build of torch, even where there is no GPU"
+        )
+    if torchcodec.ffmpeg_major_version is None and not (in_helper and _has_links()):
+        return 'no FFmpeg for torchcodec; run eval "$(gpuload env)" in the shell, then start again'
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        return f"device is {device}, but torch finds no usable GPU"
+    return None
+
+
+def _has_links() -> bool:
+    try:
+        return ffmpeg.library_path() is not None
+    except OSError:  # the cache folder cannot be written: no links
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Color:
+    """What container and bitstream together say."""
+
+    matrix: int
+    full_range: bool
+
+
+class TorchcodecDecoder:
+    """Decodes runs through torchcodec, each as a small MP4. Not thread-safe.
+
+    ``device="cpu"`` yields ``av.VideoFrame``: the decoder's own planes, not copied. ``device="cuda"`` yields
+    ``DevicePicture`` with NV12, P010 or 4:4:4 planes, made on the stream that is current. ``one_call=True`` decodes
+    each run in one call that does not hold the GIL, and yields RGB as torchcodec converts it.
+
+    Damage is found where FFmpeg or NVDEC refuses a packet or gives no picture, and only there. torchcodec cannot be
+    told to refuse damaged blocks (FFmpeg's ``err_detect``) and does not say that a picture was concealed, so flipped
+    bits within a picture may give a wrong picture and no error. The PyAV backend refuses those.
+    """
+
+    def __init__(self, device: str = "cpu", *, one_call: bool = False) -> None:
+        """
+        Raises:
+            ConfigError: torchcodec cannot be used here, with the reason.
+        """
+        if reason := unusable(device):
+            raise ConfigError(f"backend torchcodec is unusable: {reason}")
+        self._device = device
+        self._one_call = one_call
+        self._sessions: OrderedDict[Kind, VideoPacketDecoder] = OrderedDict()
+        self._colors: dict[Kind, _Color] = {}
+        """Of the kinds of streams that are known to be decoded on the GPU; empty on the CPU."""
+        self._reference = PyavDecoder()
+        if self._on_gpu:
+            from torchcodec.decoders import get_nvdec_cache_capacity, set_nvdec_cache_capacity
+
+            if get_nvdec_cache_capacity() < NVDEC_SESSIONS:
+                set_nvdec_cache_capacity(NVDEC_SESSIONS)
+
+    def decode(self, stream: Stream, run: Run) -> Iterator[tuple[int, av.VideoFrame | DevicePicture]]:
+        """See ``Decoder.decode``. Needs ``run.pts``.
+
+        Raises:
+            DecodeError: a wanted picture never came out.
+            DeviceError: the GPU's memory or its decoder sessions ran out, or it is gone.
+            ConfigError: the packets fit into no MP4, or the GPU does not decode such a stream.
+        """
+        try:
+            pieces = pieces_of(stream, run)
+        except ValueError as error:
+            raise ConfigError(f"{stream.path}: backend torchcodec cannot take it: {error}") from error
+        number = run.first
+        try:
+            for piece in pieces:
+                number = piece.shown[piece.wanted[0]]
+                if self._on_gpu:
+                    self._prepare_gpu(stream, run, piece)
+                yield from self._in_one_call(stream, piece) if self._one_call else self._by_packets(stream, piece)
+        except RuntimeError as error:  # what torchcodec raises, whatever happened
+            if trouble := device_trouble(self._device, error):
+                raise trouble from error
+            raise failed(stream, number, f"torchcodec refused it ({first_line(error)})") from error
+
+    def close(self) -> None:
+        """Drops all sessions; a later ``decode`` makes new ones."""
+        self._sessions.clear()
+        self._colors.clear()
+        self._reference.close()
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self._device.startswith("cuda")
+
+    def _prepare_gpu(self, stream: Stream, run: Run, piece: Piece) -> None:
+        """Once for each kind of stream, before its first run.
+
+        Raises:
+            DecodeError: the first picture is damaged.
+            ConfigError: torchcodec would decode it on the CPU. It would not say so: its planes are on the GPU anyway.
+        """
+        kind = kind_of(stream, piece)
+        if kind in self._colors:
+            return
+        from torchcodec.decoders import VideoDecoder
+
+        # NVDEC's pictures tell the bitstream's colour only, and BT.601 where it tells none; the container's word is
+        # lost. What a CPU decoder makes of both is the truth. It comes first: a damaged head looks like a fallback.
+        index = run.entries.index(piece.entry) if run.entries else 0
+        number = run.first + index
+        head = Run(number, [run.packets[index]], run.entries[index : index + 1], frozenset([number]))
+        _, picture = next(self._reference.decode(stream, head))
+        full = picture.color_range == FULL_RANGE or picture.format.name.startswith("yuvj")
+        status = VideoDecoder(piece.data, device=self._device).cpu_fallback
+        if status or not status.status_known:
+            raise ConfigError(f"{stream.path}: {self._device} does not decode this {stream.codec} stream: {status}")
+        self._colors[kind] = _Color(int(picture.colorspace), full)
+
+    def _by_packets(self, stream: Stream, piece: Piece) -> Iterator[tuple[int, av.VideoFrame | DevicePicture]]:
+        from torchcodec.decoders import Demuxer, VideoStream
+
+        missing = set(piece.wanted)
+        demuxer = Demuxer(piece.data)
+        kind = kind_of(stream, piece)
+        decoder = self._sessions.pop(kind, None)
+        if decoder is None:
+            (video,) = demuxer.streams
+            assert isinstance(video, VideoStream)
+            decoder = video.make_decoder(self._device)
+        for packet in chain(demuxer, [None]):
+            raws = decoder.drain() if packet is None else decoder.decode(packet)
+            shown = [(place, raw) for raw in raws if (place := round(raw.pts_seconds * TICKS_PER_S)) in missing]
+            if not shown:
+                continue
+            ready = current_event(self._device)  # now: the caller may change the stream between two pictures
+            missing.difference_update(place for place, _ in shown)
+            for place, raw in shown:
+                picture = device_picture(raw, stream, self._colors[kind], ready) if self._on_gpu else frame_of(raw)
+                yield piece.shown[place], picture
+            if not missing:
+                break
+        if missing:
+            raise failed(stream, piece.shown[min(missing)], "no picture came out of it")
+        # Only a session that did well is kept: one that was left in the middle, or failed, is not worth a reset.
+        decoder.reset()
+        self._sessions[kind] = decoder
+        while len(self._sessions) > MAX_SESSIONS:
+            self._sessions.popitem(last=False)
+
+    def _in_one_call(self, stream: Stream, piece: Piece) -> Iterator[tuple[int, av.VideoFrame | DevicePicture]]:
+        from torchcodec.decoders import VideoDecoder
+
+        decoder = VideoDecoder(piece.data, device=self._device, dimension_order="NHWC")
+        batch = decoder.get_frames_at(list(piece.wanted))
+        ready = current_event(self._device)
+        places = [round(time * TICKS_PER_S) for time in batch.pts_seconds.tolist()]
+        for place, found, pixels in zip(piece.wanted, places, batch.data, strict=True):
+            if found != place:  # in place of a picture that never came it gives a neighbour
+                raise failed(stream, piece.shown[place], "no picture came out of it")
+            yield piece.shown[place], rgb_picture(pixels, ready, rotation=stream.rotation)
+
+
+def kind_of(stream: Stream, piece: Piece) -> Kind:
+    extradata = stream.extradata[piece.entry] if stream.extradata else b""
+    return stream.codec, extradata, stream.width, stream.height, stream.color
+
+
+def frame_of(raw: "RawFrame") -> av.VideoFrame:
+    """The picture on the CPU, sharing the decoder's memory; sizes that PyAV does not share (odd ones) are copied."""
+    from torch.utils.dlpack import to_dlpack
+
+    planes = list(raw.planes)
+    if raw.pixel_format.startswith("gbr"):  # torchcodec orders components, PyAV planes
+        planes = [planes[1], planes[2], planes[0]]
+    halved = any(plane.shape != planes[0].shape for plane in planes)
+    if halved and (raw.width % 2 or raw.height % 2):
+        frame = av.VideoFrame(raw.width, raw.height, raw.pixel_format)
+        for plane, target in zip(planes, frame.planes, strict=True):
+            pixels = plane.numpy().view(np.uint8)
+            rows = np.frombuffer(memoryview(target), np.uint8).reshape(-1, target.line_size)
+            rows[: pixels.shape[0], : pixels.shape[1]] = pixels
+    else:
+        # to_dlpack: half the time of the tensor's own __dlpack__, which is Python.
+        frame = av.VideoFrame.from_dlpack(tuple(map(to_dlpack, planes)), format=raw.pixel_format)
+    frame.colorspace = number_of(raw.color_space, MATRICES, unknown=2)
+    frame.color_primaries = number_of(raw.color_primaries, PRIMARIES, unknown=2)
+    frame.color_trc = number_of(raw.color_transfer_characteristic, TRANSFERS, unknown=2)
+    frame.color_range = number_of(raw.color_range, RANGES, unknown=0)
+    return frame
+
+
+def device_picture(raw: "RawFrame", stream: Stream, color: _Color, ready: "torch.cuda.Event | None") -> DevicePicture:
+    """The picture on the GPU, in the allocation that torchcodec copied it to."""
+    assert raw.storage_cuda is not None  # every picture of a decoder made for CUDA has one
+    form = PictureForm(
+        pixel_format=raw.pixel_format,
+        width=raw.width,
+        height=raw.height,
+        matrix=color.matrix,
+        full_range=color.full_range,
+        chroma_location=stream.chroma_location,
+        rotation=stream.rotation,
+    )
+    return DevicePicture(form, views_within(raw.storage_cuda, raw.planes), owner=None, ready=ready)
+
+
+def number_of(name: str, names: tuple[str, ...], *, unknown: int) -> int:
+    return names.index(name) if name in names else unknown

@@ -1,0 +1,171 @@
+"""torchcodec keeps the laws of a decoder, on the CPU, with the FFmpeg of PyAV's wheel and no other."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from gpuload.decode.base import Decoder, Run
+from gpuload.decode.pyav import PyavDecoder
+from gpuload.decode.torchcodec import TorchcodecDecoder, unusable
+from gpuload.errors import ConfigError, DecodeError
+from gpuload.ffmpeg import bundled_libraries, environment, in_effect
+from gpuload.index.load import load_index
+from gpuload.index.video import Color, VideoIndex
+from gpuload.pipeline.direct import read_packets, stream_of
+from tests.boxes import joined
+from tests.contracts.decoder import CODECS, DecoderContract, coded_videos, run_of
+from tests.videos import decode_all, make_video
+
+if util.find_spec("torchcodec") is None:
+    pytest.skip("torchcodec is not installed: pip install 'gpuload[torchcodec]'", allow_module_level=True)
+
+FILE = Path(__file__)
+SHADES = ("colorspace", "color_range", "color_primaries", "color_trc")
+FORMATS = (
+    ("libx264", "yuvj420p", 96, 64), ("libx264", "yuv422p", 96, 65), ("libx264", "yuv444p", 97, 65),
+    ("libx264", "yuv420p10le", 96, 64), ("libx264", "gray", 96, 64), ("libx264rgb", "rgb24", 96, 64),
+    ("libx265", "gray12le", 96, 64), ("libx265", "yuv420p12le", 98, 66), ("libsvtav1", "yuv420p10le", 96, 64),
+    ("libvpx-vp9", "gbrp", 96, 64), ("libvpx-vp9", "yuv420p", 97, 65), ("libvpx", "yuv420p", 97, 65),
+)  # fmt: skip
+
+
+def pixels_of(picture: Any) -> npt.NDArray[np.uint8]:
+    packed: npt.NDArray[np.uint8] = picture.to_ndarray(format="rgb24")
+    return packed.transpose(2, 0, 1)
+
+
+def planes_of(picture: av.VideoFrame) -> list[npt.NDArray[np.uint8]]:
+    """Bytes of each plane, without the padding of its rows."""
+    samples = 2 if picture.format.components[0].bits > 8 else 1
+    return [
+        np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width * samples]
+        for plane in picture.planes
+    ]
+
+
+def whole(video: VideoIndex) -> Run:
+    """Every packet of a file in one run, every picture wanted."""
+    count = len(video.pos)
+    return Run(0, read_packets(video, 0, count - 1), video.entry.tolist(), frozenset(range(count)), video.pts.tolist())
+
+
+def test_every_reason_against_it_says_what_to_do() -> None:
+    if in_effect():
+        assert unusable() is None
+    else:
+        assert "gpuload env" in (unusable() or "gpuload env")  # none where the system has an FFmpeg
+    assert "no usable GPU" in (unusable("cuda") or "no usable GPU") or "gpuload env" in (unusable("cuda") or "")
+
+
+if not in_effect():  # torchcodec finds PyAV's FFmpeg only in a process that was started for it
+
+    def test_the_contract_holds_in_a_process_started_with_pyavs_ffmpeg() -> None:
+        variables = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+        run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(FILE)]
+        done = subprocess.run(
+            run,
+            env=environment(variables),
+            cwd=FILE.parents[2],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=170,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        assert " passed" in done.stdout, done.stdout
+
+else:
+    coded = coded_videos(*CODECS)
+
+    class TestPackets(DecoderContract):
+        def make(self) -> Decoder:
+            return TorchcodecDecoder()
+
+        def pixels(self, picture: Any) -> npt.NDArray[np.uint8]:
+            return pixels_of(picture)
+
+    class TestOneCall(DecoderContract):
+        def make(self) -> Decoder:
+            return TorchcodecDecoder(one_call=True)
+
+        def pixels(self, picture: Any) -> npt.NDArray[np.uint8]:
+            assert picture.format.name == "rgb24"
+            return pixels_of(picture)
+
+    def test_it_uses_pyavs_ffmpeg_and_no_other() -> None:
+        TorchcodecDecoder()
+        with open("/proc/self/maps") as maps:
+            mapped = {Path(line.split(None, 5)[5].strip()) for line in maps if "/libavcodec" in line}
+        (library,) = (one for one in mapped if "dali" not in one.parts)  # DALI, if another test came first, has its own
+        assert library.parent == bundled_libraries()
+
+    @pytest.mark.parametrize(("codec", "pixel_format", "width", "height"), FORMATS)
+    def test_planes_and_colour_are_those_of_pyav(
+        codec: str, pixel_format: str, width: int, height: int, tmp_path: Path
+    ) -> None:
+        name = "video.mkv" if codec == "libvpx" else "video.mp4"
+        path = make_video(
+            tmp_path / name, codec=codec, pix_fmt=pixel_format, width=width, height=height, frames=6, gop=3
+        )
+        video = load_index(path, cache_dir=tmp_path)
+        for told in (video.color, Color(9, 14, 9, 2)):
+            stream, run = replace(stream_of(video), color=told), run_of(video, [0, 1, 2])
+            expected, found = (list(d.decode(stream, run)) for d in (PyavDecoder(), TorchcodecDecoder()))
+            assert [number for number, _ in found] == [number for number, _ in expected]
+            for (_, ours), (_, theirs) in zip(found, expected, strict=True):
+                assert isinstance(ours, av.VideoFrame)
+                assert isinstance(theirs, av.VideoFrame)
+                assert ours.format.name == theirs.format.name
+                assert len(ours.planes) == len(theirs.planes)
+                assert all(map(np.array_equal, planes_of(ours), planes_of(theirs)))
+                assert [getattr(ours, shade) for shade in SHADES] == [getattr(theirs, shade) for shade in SHADES]
+
+    @pytest.mark.parametrize("one_call", [False, True])
+    def test_a_run_may_have_several_sample_descriptions(one_call: bool, tmp_path: Path) -> None:
+        parts = [
+            make_video(tmp_path / f"{name}.mp4", frames=8, gop=4, options=options)
+            for name, options in (("a", {}), ("b", {"x264-params": "cabac=0:bframes=1:ref=1"}))
+        ]
+        video = load_index(joined(*parts), cache_dir=tmp_path)
+        assert len(set(video.extradata)) == 2
+        expected = [frame for part in parts for frame in decode_all(part)]
+        found = list(TorchcodecDecoder(one_call=one_call).decode(stream_of(video), whole(video)))
+        assert [number for number, _ in found] == video.frame_packet.tolist()
+        assert all(np.array_equal(pixels_of(p), e) for (_, p), e in zip(found, expected, strict=True))
+
+    def test_irregular_times_change_nothing(tmp_path: Path) -> None:
+        video = load_index(make_video(tmp_path / "video.mp4", frames=12, gop=12), cache_dir=tmp_path)
+        run = run_of(video, [5, 11])
+        odd = replace(run, pts=[time**3 - (1 << 60) for time in run.pts])
+        found = [[number for number, _ in TorchcodecDecoder().decode(stream_of(video), r)] for r in (run, odd)]
+        assert found[0] == found[1] == video.frame_packet[[5, 11]].tolist()
+
+    def test_a_picture_without_its_references_is_an_error_not_a_neighbour(tmp_path: Path) -> None:
+        path = make_video(tmp_path / "video.mp4", codec="libx265", frames=30, gop=10)
+        video = load_index(path, cache_dir=tmp_path)
+        keys = video.keyframes
+        own = keys[np.searchsorted(keys, video.frame_packet, "right") - 1]
+        leading = int(np.flatnonzero(video.frame_start != own)[0])
+        first, packet = int(own[leading]), int(video.frame_packet[leading])
+        pts = video.pts[first : packet + 1].tolist()
+        run = Run(first, read_packets(video, first, packet), (), frozenset([packet]), pts)
+        for one_call in (False, True):
+            with pytest.raises(DecodeError, match=f"packet {packet} .*no picture"):
+                list(TorchcodecDecoder(one_call=one_call).decode(stream_of(video), run))
+
+    def test_what_fits_no_mp4_is_refused_with_the_reason(tmp_path: Path) -> None:
+        video = load_index(make_video(tmp_path / "video.ts", frames=4), cache_dir=tmp_path)
+        with pytest.raises(ConfigError, match=r"video\.ts.*Annex B"):
+            list(TorchcodecDecoder().decode(stream_of(video), whole(video)))
+        with pytest.raises(ConfigError, match=r"Run\.pts"):
+            list(TorchcodecDecoder().decode(stream_of(video), replace(whole(video), pts=())))

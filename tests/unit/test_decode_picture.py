@@ -1,0 +1,65 @@
+"""What torchcodec gives on a GPU: planes, here on plain CPU tensors laid out as NVDEC's surfaces are, and errors."""
+
+import pytest
+import torch
+
+from gpuload.decode.picture import device_trouble, views_within
+
+PITCH, ROWS = 64, 24
+
+
+def component(
+    storage: torch.Tensor, kind: torch.dtype, size: tuple[int, int], step: int, start_bytes: int
+) -> torch.Tensor:
+    samples = storage.view(kind)
+    return samples.as_strided(size, (PITCH // samples.element_size(), step), start_bytes // samples.element_size())
+
+
+@pytest.mark.parametrize(("kind", "width"), [(torch.uint8, 50), (torch.uint16, 26)])
+@pytest.mark.parametrize("crop_bytes", [0, 2 * PITCH + 4])
+def test_interleaved_chroma_becomes_one_plane(kind: torch.dtype, width: int, crop_bytes: int) -> None:
+    storage = torch.randint(0, 256, (PITCH * ROWS * 3 // 2,), dtype=torch.uint8)
+    height, item = 17, kind.itemsize
+    half = ((height + 1) // 2, (width + 1) // 2)
+    chroma = PITCH * ROWS + crop_bytes // 2 // 4 * 4
+    y = component(storage, kind, (height, width), 1, crop_bytes)
+    u, v = (component(storage, kind, half, 2, chroma + offset) for offset in (0, item))
+    luma, pairs = views_within(storage, (y, u, v))
+    assert luma.shape == (height, width)
+    assert pairs.shape == (*half, 2)
+    signed = torch.int16 if item == 2 else torch.uint8
+    assert luma.dtype == pairs.dtype == signed
+    assert torch.equal(luma, y.view(signed))
+    assert torch.equal(pairs, torch.stack([u.view(signed), v.view(signed)], dim=2))
+    assert luma.untyped_storage().data_ptr() == pairs.untyped_storage().data_ptr() == storage.data_ptr()
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.uint16])
+def test_separate_planes_stay_three(kind: torch.dtype) -> None:
+    storage = torch.randint(0, 256, (PITCH * ROWS * 3,), dtype=torch.uint8)
+    components = [component(storage, kind, (20, 30), 1, PITCH * ROWS * plane) for plane in range(3)]
+    signed = torch.int16 if kind == torch.uint16 else torch.uint8
+    planes = views_within(storage, components)
+    assert all(torch.equal(plane, one.view(signed)) for plane, one in zip(planes, components, strict=True))
+    assert len(planes) == 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        RuntimeError("Failed to create NVDEC decoder: 2\nException raised from create_decoder"),
+        RuntimeError("cudaEventRecord failed: an illegal memory access was encountered"),
+        RuntimeError("CUDA error: device-side assert triggered"),
+    ],
+)
+def test_a_full_or_lost_gpu_is_not_a_damaged_file(error: RuntimeError) -> None:
+    trouble = device_trouble("cuda:1", error)
+    assert "cuda:1" in str(trouble)
+    assert "device_cache_bytes" in str(trouble)
+
+
+def test_a_refused_packet_is_no_trouble_of_the_gpu() -> None:
+    error = RuntimeError("Failed to send packet to decoder (status -1094995529)")
+    assert device_trouble("cuda", error) is None
+    assert device_trouble("cpu", RuntimeError("CUDA error: none of the CPU's")) is None
