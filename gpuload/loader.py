@@ -271,7 +271,7 @@ class Loader:
         if memory is None and batch.buffer is not None:
             memory = torch.from_numpy(batch.buffer)
         if memory is not None:
-            for f, form, offset in zip(fields, self._shaping.forms, self._prefetcher.field_offsets, strict=True):
+            for f, form, offset in zip(fields, self._shaping.forms, self._prefetcher.layout.field_offsets, strict=True):
                 part = memory[offset : offset + count * f.num_offsets * form.slot_bytes]
                 frames = part.view(getattr(torch, form.dtype)).view(count, f.num_offsets, *form.shape)
                 result[f.key] = frames.squeeze(1) if f.squeeze else frames

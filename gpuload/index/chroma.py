@@ -32,7 +32,7 @@ def chroma_location(codec: str, extradata: bytes) -> int:
 
 
 def _parameter_set(units: Iterator[bytes], kind: int) -> bytes:
-    """Payload of the first NAL unit of a kind, its header and emulation prevention (H.264 7.3.1, H.265 7.3.1.1) removed.
+    """Payload of the first NAL unit of a kind, without header and emulation prevention (H.264 7.3.1, H.265 7.3.1.1).
 
     Raises:
         EOFError: there is none.

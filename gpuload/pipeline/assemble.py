@@ -53,20 +53,25 @@ class Batch:
     """Reading waits for it."""
 
 
-def layout(
-    forms: Sequence[SlotForm], num_offsets: Sequence[int], batch_size: int
-) -> tuple[list[int], npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
-    """Where fields lie in a batch buffer, each ``[B, T, …]`` of its form's slots, T being its ``num_offsets``.
+class Layout:
+    """Where the slots of a batch lie in its memory: fields behind each other, each ``[B, T, …]`` of its form's slots,
+    T being its ``num_offsets``. Slot columns (S in all) are the offsets of all fields in order."""
 
-    Returns ``(field offsets, [S] offset of row 0 of each slot column, [S] bytes from row to row, total bytes)``.
-    """
-    offsets: list[int] = []
-    columns: list[int] = []
-    rows: list[int] = []
-    total = 0
-    for form, count in zip(forms, num_offsets, strict=True):
-        offsets.append(total)
-        columns += [total + t * form.slot_bytes for t in range(count)]
-        rows += [count * form.slot_bytes] * count
-        total += -(-batch_size * count * form.slot_bytes // 64) * 64
-    return offsets, np.array(columns, np.int64), np.array(rows, np.int64), total
+    def __init__(self, forms: Sequence[SlotForm], num_offsets: Sequence[int], batch_size: int) -> None:
+        self.field_of_column: npt.NDArray[np.int64] = np.repeat(np.arange(len(forms)), num_offsets)
+        self.field_offsets: list[int] = []
+        columns: list[int] = []
+        rows: list[int] = []
+        total = 0
+        for form, count in zip(forms, num_offsets, strict=True):
+            self.field_offsets.append(total)
+            columns += [total + t * form.slot_bytes for t in range(count)]
+            rows += [count * form.slot_bytes] * count
+            total += -(-batch_size * count * form.slot_bytes // 64) * 64
+        self.num_bytes = total
+        self._columns, self._rows = np.array(columns, np.int64), np.array(rows, np.int64)
+
+    def places(self, count: int) -> npt.NDArray[np.int64]:
+        """Byte offsets of the slots of ``count`` samples: ``[count, S]``."""
+        places: npt.NDArray[np.int64] = self._columns + np.arange(count)[:, None] * self._rows
+        return places

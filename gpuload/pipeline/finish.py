@@ -1,8 +1,10 @@
 """Batches in device memory: planes go there once, and one kernel launch per kind of picture writes every slot."""
 
 import contextlib
+import queue
+import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,9 @@ import torch
 from gpuload.device.planes import plane_shapes
 from gpuload.device.stream import DeviceStream
 from gpuload.device.triton import DepthTables, convert_pictures
-from gpuload.errors import DecodeError, DeviceError
+from gpuload.errors import DecodeError, DeviceError, GpuloadError
 from gpuload.picture import DevicePicture, PictureForm
-from gpuload.pipeline.assemble import Batch, Staged
+from gpuload.pipeline.assemble import Batch, Layout, Staged
 from gpuload.transform import SlotForm
 
 COLUMNS = 10
@@ -24,27 +26,24 @@ COLUMNS = 10
 class Finisher:
     """Copies, converts and places one batch after the other on a stream of its own. Not thread-safe."""
 
-    def __init__(self, device: torch.device, forms: Sequence[SlotForm], field_of_column: npt.NDArray[np.int64]) -> None:
+    def __init__(self, device: torch.device, forms: Sequence[SlotForm], layout: Layout) -> None:
         self.device = device
         self._forms = tuple(forms)
-        self._field_of_column = field_of_column
+        self._layout = layout
         self._stream = DeviceStream(device)
         self._depth = DepthTables(device)
         self._copying: deque[tuple[Any, object]] = deque()
 
-    def finish(
-        self, batch: Batch, places: npt.NDArray[np.int64], total_bytes: int
-    ) -> tuple[torch.Tensor, dict[str, Any], Any]:
-        """``(memory, columns, event)``: uint8 ``[total_bytes]`` with every slot written at its place ``[n, S]``, and
-        the other columns, all on the device and safe to read after the event (None: at once).
+    def finish(self, batch: Batch) -> None:
+        """Sets ``memory`` with every slot written at its place, ``columns`` on the device, and ``ready``.
 
         Raises:
             DecodeError: a picture is not of the size that the metadata promise. DeviceError: the device failed.
         """
         try:
             with self._stream.active():
-                memory = torch.empty(total_bytes, dtype=torch.uint8, device=self.device)
-                keep = self._fill(batch, places, memory)
+                memory = torch.empty(self._layout.num_bytes, dtype=torch.uint8, device=self.device)
+                keep = self._fill(batch, self._layout.places(len(batch.samples)), memory)
                 columns = {
                     key: value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
                     for key, value in batch.columns.items()
@@ -60,7 +59,7 @@ class Finisher:
         self._copying.append((event, keep))  # host memory must not be used again before it has been copied
         while self._copying and (self._copying[0][0] is None or self._copying[0][0].query()):
             self._copying.popleft()
-        return memory, columns, event
+        batch.memory, batch.columns, batch.ready = memory, columns, event
 
     def close(self) -> None:
         """Waits until nothing is copied from host memory any more."""
@@ -110,7 +109,7 @@ class Finisher:
         launches = []
         for form, kind in kinds.items():
             for index, slot in enumerate(self._forms):
-                where = np.nonzero((number == kind) & (self._field_of_column == index))
+                where = np.nonzero((number == kind) & (self._layout.field_of_column == index))
                 if len(where[0]):
                     _check_size(form, slot)
                     launches.append((form, slot, where))
@@ -144,6 +143,51 @@ class Finisher:
         view = staged.view[where]
         rows[:, 7], rows[:, 8], rows[:, 9] = view >> 33, view >> 1 & 0xFFFFFFFF, view & 1
         return rows
+
+
+class FinishingThread:
+    """Finishes batches in a thread of its own, so that neither the feeder nor what receives results waits for a GPU.
+
+    ``on_finished(batch, error)`` is called there for each, with what went wrong and was not foreseen.
+    """
+
+    def __init__(self, finisher: Finisher, on_finished: Callable[[Batch, BaseException | None], None]) -> None:
+        self._finisher, self._on_finished = finisher, on_finished
+        self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._serve, name="gpuload-finish", daemon=True)
+        self._thread.start()
+
+    def put(self, batch: Batch) -> None:
+        """All its pictures have been found, or it has an error."""
+        self._queue.put(batch)
+
+    def end(self) -> None:
+        """After what was put. Idempotent."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def close(self) -> None:
+        """Ends it and lets go of host memory."""
+        self.end()
+        self._finisher.close()
+
+    def _serve(self) -> None:
+        while (batch := self._queue.get()) is not None:
+            unforeseen = None
+            try:
+                if batch.error is None:
+                    self._finisher.finish(batch)
+            except GpuloadError as error:
+                batch.error = error
+            except BaseException as error:  # noqa: BLE001 - it crosses a thread: next() raises it
+                unforeseen = error
+            batch.buffer = batch.staged = None
+            self._on_finished(batch, unforeseen)
 
 
 def _check_size(form: PictureForm, slot: SlotForm) -> None:

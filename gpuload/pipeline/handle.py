@@ -47,7 +47,7 @@ class WorkerHandle:
     ) -> None:
         self.backend, self.needs_pts = backend, backend != "pyav"
         self.streams: set[int] = set()
-        self.alive = True
+        self.alive, self.epitaph = True, "the decode process had been ended"
         self.load = 0.0
         """Estimated work that was given and not yet done."""
         self.pending: list[PendingUnit] = []
@@ -132,8 +132,10 @@ class WorkerHandle:
                     stream.read(HEADER.size)
                     self._on_done(self, pickle.load(stream))
         except (EOFError, OSError):
-            self.alive = False
             if not self._closing:
+                self.epitaph = f"the decode process {self.pid} ended"
+                self.alive = False  # first: what is given from now on is not waited for
                 code = self._process.wait()
-                reason = f"signal {-code}" if code < 0 else f"exit code {code}"
-                self._on_death(self, f"the decode process {self.pid} ended by {reason}")
+                self.epitaph += f" by signal {-code}" if code < 0 else f" by exit code {code}"
+                self._on_death(self, self.epitaph)
+            self.alive = False

@@ -56,7 +56,7 @@ class DeviceLane:
     ) -> None:
         self.backend, self.needs_pts = backend, True
         self.streams: set[int] = set()
-        self.alive = True
+        self.alive, self.epitaph = True, "the decode thread had been ended"
         self.load = 0.0
         self.pending: list[PendingUnit] = []
         self._make, self._device = make, device
@@ -94,8 +94,9 @@ class DeviceLane:
                 finally:
                     decoder.close()
         except Exception as error:  # noqa: BLE001 - a library or a driver gave up: every batch that waits must know
+            self.epitaph = f"decoding on {self._device} ended ({type(error).__name__}: {error})"
             self.alive = False
-            self._on_death(self, f"decoding on {self._device} ended ({type(error).__name__}: {error})")
+            self._on_death(self, self.epitaph)
 
     def _work(self, worker: DeviceWorker) -> None:
         queued: dict[int, list[Unit]] = {}

@@ -1,7 +1,6 @@
 """Workers, bounded queues, shutdown: batches in order, two ahead, for any number of workers."""
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -14,11 +13,11 @@ import torch
 from gpuload.decode.create import create
 from gpuload.device.arena import BatchPool
 from gpuload.device.stream import pinning
-from gpuload.errors import DecodeError, FrameNotFound, GpuloadError, LoaderClosed, WorkerDied
-from gpuload.pipeline.assemble import Batch, layout
+from gpuload.errors import FrameNotFound, GpuloadError, LoaderClosed, WorkerDied
+from gpuload.pipeline.assemble import Batch, Layout
 from gpuload.pipeline.crew import Crew
 from gpuload.pipeline.feed import Lookahead, SeenFrames, Share
-from gpuload.pipeline.finish import Finisher
+from gpuload.pipeline.finish import Finisher, FinishingThread
 from gpuload.pipeline.handle import WorkerHandle
 from gpuload.pipeline.lane import DeviceLane
 from gpuload.pipeline.route import Router, Way
@@ -67,15 +66,11 @@ class Prefetcher:
         self._source = source
         self._lookahead = lookahead
         self._frame_cache_bytes, self._device_cache_bytes = frame_cache_bytes, device_cache_bytes
-        fields = source.video_fields
         self._shaping = shaping
-        counts = [f.num_offsets for f in fields]
-        self._field_of_column = np.repeat(np.arange(len(fields)), counts)
-        self.field_offsets, column_offsets, row_bytes, total = layout(shaping.forms, counts, batch_size)
-        self._column_offsets, self._row_bytes, self._batch_bytes = column_offsets, row_bytes, total
-        self._finisher = None if device is None else Finisher(device, shaping.forms, self._field_of_column)
-        self._to_finish: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
-        self._finishing: threading.Thread | None = None
+        self.layout = Layout(shaping.forms, [f.num_offsets for f in source.video_fields], batch_size)
+        self._finishing: FinishingThread | None = None
+        if device is not None:
+            self._finishing = FinishingThread(Finisher(device, shaping.forms, self.layout), self._on_finished)
         self._pool = BatchPool(pin=pinning(device))
         self._files = LocalFiles()
         self._cache = BlobCache(blob_cache_bytes, self._files.read)
@@ -125,8 +120,7 @@ class Prefetcher:
         self._stop, self._feed_error, self._taken, self._steps = False, None, 0, num_steps
         self._feeder = threading.Thread(target=self._feed, args=(samples_of, epoch), name="gpuload-feed", daemon=True)
         self._feeder.start()
-        if self._finisher is not None:
-            self._finishing = threading.Thread(target=self._finish_all, name="gpuload-finish", daemon=True)
+        if self._finishing is not None:
             self._finishing.start()
 
     def next(self) -> Batch:
@@ -180,7 +174,8 @@ class Prefetcher:
                 lambda: not any(w.alive and w.pending for w in self._crew), timeout=LEAVING_PATIENCE_S
             )
             self._batches.clear()
-        self._end_finishing()
+        if self._finishing is not None:
+            self._finishing.end()
         for worker in list(self._crew):
             if worker.pending or not worker.alive:  # decoding a long GOP for nobody: a new one is there sooner
                 self._crew.drop(worker)
@@ -203,9 +198,8 @@ class Prefetcher:
             self._feeder.join()
         self._crew.close()
         self._batches.clear()
-        self._end_finishing()
-        if self._finisher is not None:
-            self._finisher.close()
+        if self._finishing is not None:
+            self._finishing.close()
         self._pool.close()
         self._files.close()
 
@@ -275,8 +269,7 @@ class Prefetcher:
             return not self._stop
 
     def _feed_one(self, plan: Lookahead, index: int, batch: Batch, epoch: int) -> None:
-        places = self._places(len(batch.samples))
-        fields = self._field_of_column
+        places, fields = self.layout.places(len(batch.samples)), self.layout.field_of_column
 
         def flush(shares: dict[DecodeWorker, Share]) -> None:
             for worker, share in shares.items():
@@ -294,9 +287,9 @@ class Prefetcher:
         try:
             batch.columns = self._source.columns(batch.samples)
             self._shaping.shape_images(batch.columns, batch.samples, epoch)
-            views = self._shaping.views(batch.samples, epoch)[:, self._field_of_column]
-            batch.num_bytes = self._batch_bytes
-            if self._finisher is not None:
+            views = self._shaping.views(batch.samples, epoch)[:, self.layout.field_of_column]
+            batch.num_bytes = self.layout.num_bytes
+            if self._finishing is not None:
                 batch.staged = plan.staged(index, views, self._crew.crosses)
                 batch.num_bytes, places, fields = (
                     batch.staged.num_bytes,
@@ -317,39 +310,19 @@ class Prefetcher:
             self._batches[batch.number] = batch  # it has an error, if it was not there yet
             self._count_down(batch)
 
-    def _places(self, count: int) -> npt.NDArray[np.int64]:
-        """Byte offsets of the slots of ``count`` samples in a batch: ``[count, S]``."""
-        places: npt.NDArray[np.int64] = self._column_offsets + np.arange(count)[:, None] * self._row_bytes
-        return places
-
     def _count_down(self, batch: Batch) -> None:
         """One of those that a batch waits for is done. Call with the lock held."""
         batch.waiting -= 1
-        if batch.waiting == 1 and batch.staged is not None:
-            self._to_finish.put(batch)
+        if batch.waiting == 1 and self._finishing is not None and batch.staged is not None:
+            self._finishing.put(batch)
         self._changed.notify_all()
 
-    def _finish_all(self) -> None:
-        assert self._finisher is not None
-        while (batch := self._to_finish.get()) is not None:
-            try:
-                if batch.error is None and not self._stop:
-                    places = self._places(len(batch.samples))
-                    batch.memory, batch.columns, batch.ready = self._finisher.finish(batch, places, self._batch_bytes)
-            except GpuloadError as error:
-                batch.error = error
-            except BaseException as error:  # noqa: BLE001 - it crosses a thread: next() raises it
-                self._feed_error = error
-            batch.buffer = batch.staged = None
-            with self._changed:
+    def _on_finished(self, batch: Batch, error: BaseException | None) -> None:
+        with self._changed:
+            if error is None:
                 batch.waiting -= 1
-                self._changed.notify_all()
-
-    def _end_finishing(self) -> None:
-        if self._finishing is not None:
-            self._to_finish.put(None)
-            self._finishing.join()
-            self._finishing = None
+            self._feed_error = self._feed_error or error
+            self._changed.notify_all()
 
     def _give_buffers(self) -> None:
         """To the batches whose turn it is. Call with the lock held."""
@@ -373,7 +346,7 @@ class Prefetcher:
             else:
                 worker.go(batch.number, self._pool.chunks[batch.place.chunk], batch.place.offset)
         if lost:
-            self._on_death(worker, "the decode process had ended")
+            self._on_death(worker, worker.epitaph)
 
     def _on_done(self, worker: DecodeWorker, done: Done) -> None:
         with self._changed:
@@ -385,7 +358,7 @@ class Prefetcher:
             batch = self._batches.get(number)
             if batch is not None:
                 if done.errors and batch.error is None:
-                    batch.error = DecodeError(done.errors[0])
+                    batch.error = done.errors[0]
                 if batch.staged is not None:
                     batch.staged.found.update(done.found)
                 self._count_down(batch)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from gpuload.decode.base import Stream
 from gpuload.device.arena import Chunk
+from gpuload.errors import GpuloadError
 from gpuload.picture import DevicePicture, PictureForm
 from gpuload.store.cache import Lease
 
@@ -64,7 +65,7 @@ class Done:
     frames_decoded: int = 0
     kept_bytes: int = 0
     """Pictures that the worker holds for later batches."""
-    errors: list[str] = field(default_factory=list)
+    errors: list[GpuloadError] = field(default_factory=list)
     found: list[tuple[int, PictureForm | DevicePicture]] = field(default_factory=list)
     """Of staged pictures: (picture, the form of the planes that were written, or where it lies in device memory)."""
 
@@ -82,6 +83,8 @@ class DecodeWorker(Protocol):
     streams: set[int]
     """Files that it has met."""
     alive: bool
+    epitaph: str
+    """Why it is not alive, where nobody asked it to end."""
     load: float
     """Estimated work that was given and not yet done."""
     pending: list[PendingUnit]

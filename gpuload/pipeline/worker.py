@@ -24,7 +24,7 @@ from gpuload.decode.base import Decoder, Run, Stream
 from gpuload.decode.create import create
 from gpuload.device.planes import PlaneWriter, staged_bytes
 from gpuload.device.swscale import SwscaleConverter
-from gpuload.errors import DecodeError
+from gpuload.errors import DecodeError, GpuloadError
 from gpuload.pipeline.work import STAGED, DecodeTask, Done, Go, Unit
 from gpuload.transform import DTYPES, SlotForm
 
@@ -42,7 +42,7 @@ class Worker(ABC):
         self._kept: dict[int, Any] = {}
         self._kept_bytes = 0
         self._uses: dict[int, int] = {}
-        self._failed: dict[int, str] = {}
+        self._failed: dict[int, GpuloadError] = {}
 
     def forget(self) -> None:
         """Drops all kept pictures: the epoch was left."""
@@ -92,9 +92,9 @@ class Worker(ABC):
                 places = waiting.pop(picture, None)
                 if places:  # while the picture is warm in the processor's cache
                     self._use(picture, kept, places, chunk, done)
-        except DecodeError as error:
+        except GpuloadError as error:  # damage, or a device that cannot: the pictures' batches say so, others go on
             for picture in names.values():
-                self._failed[picture] = str(error)
+                self._failed[picture] = error
 
     def _use(self, picture: int, kept: Any, places: list[FillAt], chunk: int, done: Done) -> None:
         self.fill(picture, kept, places, chunk, done)
@@ -161,7 +161,7 @@ class HostWorker(Worker):
             try:
                 self._converter.convert(kept.frame, slot, kept.stream.rotation, form, view)
             except DecodeError as error:
-                done.errors.append(f"{kept.stream.path}: {form.key}: {error}")
+                done.errors.append(DecodeError(f"{kept.stream.path}: {form.key}: {error}"))
                 break
             first = (field, view), slot
 
@@ -174,7 +174,7 @@ class HostWorker(Worker):
                 kept.frame, target, rotation=stream.rotation, chroma_location=stream.chroma_location
             )
         except DecodeError as error:
-            done.errors.append(f"{stream.path}: {error}")
+            done.errors.append(DecodeError(f"{stream.path}: {error}"))
             return
         done.found.append((picture, form))
 
