@@ -1,5 +1,6 @@
 """The loader: wires order, plan, workers and batch memory; decides nothing else."""
 
+import importlib.util
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
@@ -326,8 +327,18 @@ class _EpochIterator(Iterator[dict[str, Any]]):
 
 
 def finishing_device(device: torch.device) -> torch.device | None:
-    """Where batches are made from planes; None: decode processes write the slots themselves."""
-    return None if device.type == "cpu" else device
+    """Where batches are made from planes; None: decode processes write the slots themselves.
+
+    Raises:
+        ConfigError: the kernels cannot run there.
+    """
+    if device.type == "cpu":
+        return None
+    if importlib.util.find_spec("triton") is None:
+        raise ConfigError(
+            f"device {str(device)!r} needs triton for its kernels: pip install triton, or use device='cpu'"
+        )
+    return device
 
 
 def _device(device: str | torch.device) -> torch.device:

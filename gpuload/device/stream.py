@@ -1,6 +1,7 @@
 """A CUDA stream, or nothing of the kind: the same code runs on the CPU, where all is done when a call returns."""
 
 import contextlib
+import logging
 import mmap
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 
 from gpuload.picture import DevicePicture
+
+logger = logging.getLogger(__name__)
 
 
 class DeviceStream:
@@ -64,8 +67,12 @@ def pinning(device: torch.device | None) -> Callable[[mmap.mmap], Callable[[], N
     def pin(memory: mmap.mmap) -> Callable[[], None]:
         address = np.frombuffer(memory, np.uint8).ctypes.data
         runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-        with torch.cuda.device(device):
-            torch.cuda.check_error(runtime.cudaHostRegister(address, len(memory), 0))
+        try:
+            with torch.cuda.device(device):
+                torch.cuda.check_error(runtime.cudaHostRegister(address, len(memory), 0))
+        except RuntimeError as error:  # some sandboxes cannot: copies are right all the same, but wait
+            logger.warning("host memory cannot be page-locked (%s): copies to %s will be slower", error, device)
+            return lambda: None
         return lambda: torch.cuda.check_error(runtime.cudaHostUnregister(address))
 
     return pin
