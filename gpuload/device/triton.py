@@ -6,6 +6,10 @@ from gpuload.picture import PictureForm
 from gpuload.transform import SlotForm
 
 
+MATRICES = frozenset({0, 1, 2, 4, 5, 6, 7, 9, 10})
+"""What the kernels know; swscale too takes every other number as BT.601, so both paths do the same."""
+
+
 class DepthTables:
     """The tables of depth cameras in device memory. Not thread-safe."""
 
@@ -46,7 +50,7 @@ def convert_pictures(table: torch.Tensor, form: PictureForm, slot: SlotForm, dep
         pixel_format=form.pixel_format,
         width=form.width,
         height=form.height,
-        matrix=form.matrix,
+        matrix=form.matrix if form.matrix in MATRICES else 2,
         full_range=form.full_range,
         chroma_location=form.chroma_location,
         rotation=form.rotation,

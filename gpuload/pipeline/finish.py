@@ -54,6 +54,10 @@ class Finisher:
                 f"{self.device} is out of memory while batch {batch.number} is made ({str(error).splitlines()[0]}); "
                 "lower device_cache_bytes, the batch size or the transform's size"
             ) from error
+        except ValueError as error:
+            raise DecodeError(
+                f"batch {batch.number}: no kernel takes its pictures ({error}); use device='cpu'"
+            ) from error
         except torch.AcceleratorError as error:
             raise DeviceError(f"{self.device} failed while batch {batch.number} is made: {error}") from error
         self._copying.append((event, keep))  # host memory must not be used again before it has been copied

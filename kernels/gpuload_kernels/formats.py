@@ -63,7 +63,7 @@ class PixelLayout:
     @property
     def chroma_weight(self) -> int:
         """What the kernel's interpolation multiplies codes by: 4 for each axis that is subsampled."""
-        return 4 ** (self.chroma_width_shift + self.chroma_height_shift)
+        return 1 << 2 * (self.chroma_width_shift + self.chroma_height_shift)
 
     def plane_shapes(self, width: int, height: int) -> tuple[tuple[int, int], ...]:
         """``(rows, row_bytes)`` of each tightly packed plane; an odd side gives the larger half to chroma."""

@@ -144,7 +144,8 @@ def centred_rgb(
     """Centred R'G'B' of stored pixels, three float32 ``[R, K]``, clamped; arbitrary outside of the picture.
 
     ``planes``: three addresses and three strides in bytes, int64. ``rows`` int32 ``[R, 1]``, not negative;
-    ``columns`` int32 ``[1, K]``, not negative. ``picture_size``: height, width, and those of chroma. ``color``: gain, red_v, green_u, green_v, blue_u and the three offsets.
+    ``columns`` int32 ``[1, K]``, not negative. ``picture_size``: height, width, and those of chroma. ``color``: gain,
+    red_v, green_u, green_v, blue_u, with chroma's for ``chroma``'s units, and the three offsets.
     """
     gain, red_v, green_u, green_v, blue_u, red_offset, green_offset, blue_offset = color
     height, width, _, _ = picture_size

@@ -123,8 +123,8 @@ def resized(
             if SOURCE.layout.kind != "gray":
                 tall_green = tl.dot(down, g.to(tl.float16), tall_green)
                 tall_blue = tl.dot(down, b.to(tl.float16), tall_blue)
-        # Before rounding, so that flat pictures stay exact. Outputs beyond the edge have no weights at all; they are not
-        # stored, but must not divide by zero.
+        # Before rounding, so that flat pictures stay exact. Outputs beyond the edge have no weights at all: they are
+        # not stored, but must not divide by zero.
         norm = (1.0 / tl.maximum(tl.sum(down_sum, axis=1), 1e-3))[:, None]
         red = tl.dot((tall_red * norm).to(tl.float16), across, red)
         if SOURCE.layout.kind != "gray":

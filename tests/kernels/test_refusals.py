@@ -33,8 +33,8 @@ def test_the_table_lies_where_the_kernel_runs(device: torch.device) -> None:
 def test_a_crop_larger_than_the_picture_is_refused(device: torch.device) -> None:
     with pytest.raises(ValueError, match="crop"):
         convert.launch(table(device=device), source=SOURCE, target=Target(8, 8, crop_height=9))
+    planes = [torch.zeros((8, 8), dtype=torch.uint8), torch.zeros((4, 8), dtype=torch.uint8)]
     with pytest.raises(ValueError, match="leaves the picture"):
-        planes = [torch.zeros((8, 8), dtype=torch.uint8), torch.zeros((4, 8), dtype=torch.uint8)]
         reference.convert(planes, SOURCE, Target(4, 4, crop_height=4, crop_width=4), crop_top=5)
 
 
