@@ -24,8 +24,9 @@ def make_video(
     pix_fmt: str = "yuv420p",
     options: Mapping[str, str] | None = None,
     container_options: Mapping[str, str] | None = None,
+    tint: bool = False,
 ) -> Path:
-    """Write a video; its suffix names the container.
+    """Write a video; its suffix names the container. ``tint``: with colours (8-bit planar formats).
 
     Frame ``i`` shows ``i`` (16 bits) as black and white blocks in its upper half, over a moving texture in the lower.
     The encoder's defaults stay as they are (B-frames for x264, open GOPs for x265) unless ``options`` says otherwise.
@@ -39,8 +40,13 @@ def make_video(
         stream.codec_context.time_base = Fraction(1, fps)
         for number in range(frames):
             frame = av.VideoFrame.from_ndarray(numbered_picture(number, width, height), format="gray")
+            frame = frame.reformat(format=pix_fmt)
+            if tint:
+                for plane, slope in zip(frame.planes[1:], (3, -2), strict=True):
+                    ramp = 128 + slope * (np.arange(plane.line_size) - plane.line_size // 2) // 2
+                    plane.update(np.tile(np.clip(ramp, 40, 215).astype(np.uint8), plane.height).tobytes())
             frame.pts = number
-            container.mux(stream.encode(frame.reformat(format=pix_fmt)))
+            container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
 

@@ -12,6 +12,8 @@ from av.video.reformatter import VideoReformatter
 from gpuload.errors import DecodeError
 from gpuload.picture import PictureForm
 
+ALIGNED = 16
+"""Bytes that planes begin at multiples of: what the kernel's widest loads need."""
 FULL_RANGE = 2
 """AVCOL_RANGE_JPEG."""
 PACKED = "rgb24"
@@ -37,9 +39,18 @@ def staged_format(pixel_format: str) -> str:
     return pixel_format if _READ.fullmatch(pixel_format) else PACKED
 
 
+@lru_cache(maxsize=256)
+def plane_begins(pixel_format: str, width: int, height: int) -> tuple[int, ...]:
+    """Where each plane begins in a staged picture, and where the last one ends."""
+    begins = [0]
+    for rows, row_bytes in plane_shapes(pixel_format, width, height):
+        begins.append(-(-(begins[-1] + rows * row_bytes) // ALIGNED) * ALIGNED)
+    return tuple(begins)
+
+
 def staged_bytes(pixel_format: str, width: int, height: int) -> int:
     """Bytes of a picture's planes on the way."""
-    return sum(rows * row_bytes for rows, row_bytes in plane_shapes(staged_format(pixel_format), width, height))
+    return plane_begins(staged_format(pixel_format), width, height)[-1]
 
 
 class PlaneWriter:
@@ -61,18 +72,14 @@ class PlaneWriter:
         form = form_of(picture, pixel_format=name, rotation=rotation, chroma_location=chroma_location)
         if name != own:
             picture = self._reformatter.reformat(picture, format=name, threads=1)
-        shapes = plane_shapes(name, picture.width, picture.height)
-        if sum(rows * row_bytes for rows, row_bytes in shapes) > len(target):
+        begins = plane_begins(name, picture.width, picture.height)
+        if begins[-1] > len(target):
             raise DecodeError(
                 f"the picture is {picture.width}x{picture.height} {own}, which is more than the file's header says; "
                 "use device='cpu', or encode the file again"
             )
-        begin = 0
-        for lines in lines_of(picture):
-            rows, row_bytes = lines.shape
-            end = begin + rows * row_bytes
-            target[begin:end].reshape(rows, row_bytes)[...] = lines
-            begin = end
+        for begin, lines in zip(begins, lines_of(picture), strict=False):
+            target[begin : begin + lines.size].reshape(lines.shape)[...] = lines
         return form
 
 

@@ -5,7 +5,6 @@ import torch
 from gpuload.picture import PictureForm
 from gpuload.transform import SlotForm
 
-
 MATRICES = frozenset({0, 1, 2, 4, 5, 6, 7, 9, 10})
 """What the kernels know; swscale too takes every other number as BT.601, so both paths do the same."""
 

@@ -77,8 +77,8 @@ def _sized_units(data: bytes, offset: int, count: int) -> Iterator[bytes]:
 
 
 def _byte_stream_units(data: bytes) -> Iterator[bytes]:
-    """ITU-T H.264 and H.265 annex B; a unit never ends with a zero byte."""
-    return (unit.rstrip(b"\0") for unit in data.split(b"\0\0\1")[1:])
+    """ITU-T H.264 and H.265 annex B; zero bytes may follow a unit."""
+    yield from data.split(b"\0\0\1")[1:]
 
 
 def _av1_location(extradata: bytes) -> int:

@@ -180,12 +180,11 @@ def _explicit_set(bits: Bits) -> list[int]:
 
 def _predicted_set(bits: Bits, reference: list[int]) -> list[int]:
     """ITU-T H.265 equations 7-61 and 7-62."""
-    sign = bits.u(1)
-    shift = (bits.ue() + 1) * (-1 if sign else 1)
+    sign = -1 if bits.u(1) else 1
+    shift = sign * (bits.ue() + 1)
     moved = []
     for delta in (*reference, 0):
-        is_kept = bits.u(1) or bits.u(1)  # used_by_curr_pic_flag, use_delta_flag
-        if is_kept and delta + shift:
+        if bits.u(1) or bits.u(1):  # used_by_curr_pic_flag, use_delta_flag
             moved.append(delta + shift)
     return sorted((d for d in moved if d < 0), reverse=True) + sorted(d for d in moved if d > 0)
 

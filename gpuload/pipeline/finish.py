@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gpuload.device.planes import plane_shapes
+from gpuload.device.planes import plane_begins, plane_shapes
 from gpuload.device.stream import DeviceStream
 from gpuload.device.triton import DepthTables, convert_pictures
 from gpuload.errors import DecodeError, DeviceError, GpuloadError
@@ -131,11 +131,10 @@ class Finisher:
         """The table of one launch: int64 ``[N, 10]``."""
         names = staged.picture[where].tolist()
         rows = np.zeros((len(names), COLUMNS), np.int64)
-        begin = 0
-        for plane, (lines, line_bytes) in enumerate(plane_shapes(form.pixel_format, form.width, form.height)):
+        size = form.pixel_format, form.width, form.height
+        for plane, (begin, (_, line_bytes)) in enumerate(zip(plane_begins(*size), plane_shapes(*size), strict=False)):
             rows[:, plane] = planes_at + staged.offset[where] + begin
             rows[:, 3 + plane] = line_bytes
-            begin += lines * line_bytes
         for row, name in enumerate(names):
             picture = staged.found[name]
             if isinstance(picture, DevicePicture):

@@ -94,6 +94,24 @@ def test_every_slot_of_an_epoch_is_the_right_picture(
     assert stats.amplification == 1.0
 
 
+@pytest.mark.parametrize("lanes", [False, True])
+@pytest.mark.parametrize(
+    "color", ["colormatrix=bt709:range=tv", "colormatrix=smpte170m:range=pc", "colormatrix=bt2020nc"]
+)
+def test_matrix_and_range_are_the_streams(
+    tmp_path: Path, color: str, lanes: bool, request: pytest.FixtureRequest
+) -> None:
+    if lanes:
+        request.getfixturevalue("in_lanes")
+    tinted = {"tint": True, "options": {"x264-params": color, "preset": "veryfast"}}
+    source = make_source(tmp_path, "yuv444p", episodes=1, frames=3, offsets=(0,), **tinted)
+    pictures = [decode_all(path) for path in source.paths]
+    assert np.ptp(pictures[0][0].astype(int), axis=0).max() > 60, "not grey"
+    with Loader(source, 3) as loading:
+        for batch in loading:
+            assert_near(batch, source, pictures)
+
+
 def test_a_picture_crosses_once_however_many_slots_it_fills(tmp_path: Path) -> None:
     source = make_source(tmp_path, episodes=1, frames=12, offsets=(-2, -1, 0))
     plan = Lookahead(
