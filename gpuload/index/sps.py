@@ -1,42 +1,9 @@
 """Chroma location in the sequence parameter sets of H.264 and HEVC: everything in front of it has to be parsed."""
 
+from gpuload.index.bits import Bits, at_most
+
 _HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
 _EXTENDED_SAR = 255
-
-
-class Bits:
-    """Reads a payload bit by bit, first bit first. Reading beyond the end raises EOFError."""
-
-    def __init__(self, payload: bytes) -> None:
-        self._payload = payload
-        self._next = 0
-
-    def u(self, count: int) -> int:
-        """Unsigned integer of ``count`` bits."""
-        start, stop = self._next, self._next + count
-        if stop > 8 * len(self._payload):
-            raise EOFError
-        self._next = stop
-        touched = int.from_bytes(self._payload[start >> 3 : (stop + 7) >> 3], "big")
-        return touched >> (-stop & 7) & ((1 << count) - 1)
-
-    def ue(self) -> int:
-        """Unsigned Exp-Golomb code of at most 32 leading zeros (ITU-T H.264 9.1, H.265 9.2)."""
-        zeros = 0
-        while not self.u(1):
-            zeros += 1
-            if zeros > 32:
-                raise ValueError("an Exp-Golomb code of more than 32 leading zeros")
-        return (1 << zeros) - 1 + self.u(zeros)
-
-    def se(self) -> int:
-        """Signed Exp-Golomb code: 0, 1, -1, 2, -2, …"""
-        code = self.ue()
-        return (code + 1) // 2 if code & 1 else -(code // 2)
-
-    def skip_ue(self, count: int) -> None:
-        for _ in range(count):
-            self.ue()
 
 
 def h264_location(payload: bytes) -> int:
@@ -65,7 +32,7 @@ def h264_location(payload: bytes) -> int:
     elif order_type == 1:
         bits.u(1)
         bits.skip_ue(2)
-        bits.skip_ue(_at_most(bits.ue(), 255))
+        bits.skip_ue(at_most(bits.ue(), 255))
     bits.ue()  # max_num_ref_frames
     bits.u(1)
     bits.skip_ue(2)  # size in macroblocks
@@ -85,7 +52,7 @@ def hevc_location(payload: bytes) -> int:
     """
     bits = Bits(payload)
     bits.u(4)
-    more_layers = _at_most(bits.u(3), 6)  # sps_max_sub_layers_minus1
+    more_layers = at_most(bits.u(3), 6)  # sps_max_sub_layers_minus1
     bits.u(1)
     _skip_profile_tier_level(bits, more_layers)
     bits.ue()
@@ -95,7 +62,7 @@ def hevc_location(payload: bytes) -> int:
     if bits.u(1):  # conformance_window_flag
         bits.skip_ue(4)
     bits.skip_ue(2)  # bit depths
-    order_bits = 4 + _at_most(bits.ue(), 12)
+    order_bits = 4 + at_most(bits.ue(), 12)
     bits.skip_ue(3 * (more_layers + 1 if bits.u(1) else 1))  # sps_sub_layer_ordering_info_present_flag
     bits.skip_ue(6)  # block sizes
     if bits.u(1) and bits.u(1):  # scaling_list_enabled_flag, sps_scaling_list_data_present_flag
@@ -107,7 +74,7 @@ def hevc_location(payload: bytes) -> int:
         bits.u(1)
     _skip_short_term_sets(bits)
     if bits.u(1):  # long_term_ref_pics_present_flag
-        for _ in range(_at_most(bits.ue(), 32)):
+        for _ in range(at_most(bits.ue(), 32)):
             bits.u(order_bits + 1)
     bits.u(2)
     return _vui_location(bits) if bits.u(1) else 0
@@ -126,7 +93,7 @@ def _vui_location(bits: Bits) -> int:
         bits.u(3 + 1)
         if bits.u(1):  # colour_description_present_flag
             bits.u(8 + 8 + 8)
-    return _at_most(bits.ue(), 5) + 1 if bits.u(1) else 0  # chroma_loc_info_present_flag
+    return at_most(bits.ue(), 5) + 1 if bits.u(1) else 0  # chroma_loc_info_present_flag
 
 
 def _skip_h264_scaling_list(bits: Bits, size: int) -> None:
@@ -160,14 +127,14 @@ def _skip_hevc_scaling_lists(bits: Bits) -> None:
 def _skip_short_term_sets(bits: Bits) -> None:
     """ITU-T H.265 7.3.7: a set may be predicted from the one before, whose number of pictures must then be known."""
     deltas: list[int] = []
-    for number in range(_at_most(bits.ue(), 64)):
+    for number in range(at_most(bits.ue(), 64)):
         deltas = _predicted_set(bits, deltas) if number and bits.u(1) else _explicit_set(bits)
-        _at_most(len(deltas), 16)
+        at_most(len(deltas), 16)
 
 
 def _explicit_set(bits: Bits) -> list[int]:
     """Distances in picture order of one reference picture set: negative ones first, each kind from the nearest."""
-    negative, positive = _at_most(bits.ue(), 16), _at_most(bits.ue(), 16)
+    negative, positive = at_most(bits.ue(), 16), at_most(bits.ue(), 16)
     deltas = []
     for count, sign in ((negative, -1), (positive, 1)):
         distance = 0
@@ -187,9 +154,3 @@ def _predicted_set(bits: Bits, reference: list[int]) -> list[int]:
         if bits.u(1) or bits.u(1):  # used_by_curr_pic_flag, use_delta_flag
             moved.append(delta + shift)
     return sorted((d for d in moved if d < 0), reverse=True) + sorted(d for d in moved if d > 0)
-
-
-def _at_most(value: int, limit: int) -> int:
-    if value > limit:
-        raise ValueError(f"at most {limit} is possible, got {value}")
-    return value

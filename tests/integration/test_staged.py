@@ -95,9 +95,7 @@ def test_every_slot_of_an_epoch_is_the_right_picture(
 
 
 @pytest.mark.parametrize("lanes", [False, True])
-@pytest.mark.parametrize(
-    "color", ["colormatrix=bt709", "colormatrix=smpte170m:fullrange=on", "colormatrix=bt2020nc"]
-)
+@pytest.mark.parametrize("color", ["colormatrix=bt709", "colormatrix=smpte170m:fullrange=on", "colormatrix=bt2020nc"])
 def test_matrix_and_range_are_the_streams(
     tmp_path: Path, color: str, lanes: bool, request: pytest.FixtureRequest
 ) -> None:
