@@ -2,14 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check lint types floors bench clean
+.PHONY: setup demo test check lint types floors bench limit compare clean
 
 setup: .venv/.ready
 
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -e '.[torchcodec,dali,dev]'
+	$(BIN)/python -m pip install -q -e '.[torchcodec,dali,bench,dev]'
 	touch $@
 
 demo: setup
@@ -31,7 +31,13 @@ floors: setup
 	$(BIN)/lint-imports
 
 bench: setup
+	$(BIN)/python -m benchmarks.parts
+
+limit: setup
 	$(BIN)/python -m benchmarks.limit
+
+compare: setup
+	$(BIN)/python -m benchmarks.compare
 
 clean:
 	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache

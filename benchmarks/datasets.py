@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ REVISION = 1
 """Part of the folder's name: raise it when the content of a workload changes."""
 LONG = 20
 """How many times as many frames the long form of a workload has."""
-CAMERAS = ("observation.images.top", "observation.images.wrist")
+CAMERAS = ("observation.images.top", "observation.images.wrist", "observation.images.left")
 FPS = 30
 
 
@@ -39,6 +40,7 @@ class Scale:
     """Frames of one episode and camera."""
     width: int = 640
     height: int = 480
+    cameras: int = 2
 
 
 WORKLOADS: Mapping[str, Workload] = {
@@ -50,11 +52,31 @@ WORKLOADS: Mapping[str, Workload] = {
     "hevc_g30_closed": Workload("libx265", 30, {"preset": "medium", "x265-params": "log-level=error:open-gop=0"}),
 }
 SCALES: Mapping[str, Scale] = {"full": Scale(10, 300), "small": Scale(2, 60)}
+COMPARED: Mapping[str, Scale] = {
+    "one": Scale(10, 300, cameras=1),
+    "three": Scale(10, 300, cameras=3),
+    "hd": Scale(10, 300, 1280, 720, cameras=1),
+    "tiny": Scale(2, 60, cameras=1),
+}
+"""Sizes for ``benchmarks.compare`` and ``benchmarks.scaling``, which vary one thing at a time."""
+H264_GOP = re.compile(r"h264_g(\d+)")
 
 
 def default_folder() -> Path:
-    """Where datasets and LeRobot's environment are kept between runs."""
+    """Where datasets and the peers' environments are kept between runs."""
     return platformdirs.user_cache_path("gpuload") / "bench"
+
+
+def workload_of(name: str) -> Workload:
+    """The workload of a name, ``h264_g<any number>`` included.
+
+    Raises:
+        KeyError: no such workload.
+    """
+    match = H264_GOP.fullmatch(name)
+    if name in WORKLOADS or match is None:
+        return WORKLOADS[name]
+    return Workload("libx264", int(match[1]), {"preset": "medium"})
 
 
 def ensure_dataset(name: str, *, scale: str = "full", long: bool = False, folder: Path | None = None) -> Path:
@@ -63,18 +85,19 @@ def ensure_dataset(name: str, *, scale: str = "full", long: bool = False, folder
     Raises:
         KeyError: no such workload or scale.
     """
-    workload, size = WORKLOADS[name], SCALES[scale]
+    workload, size = workload_of(name), {**SCALES, **COMPARED}[scale]
     home = folder or default_folder()
     root = home / f"{name}-{scale}-r{REVISION}"
     if not root.exists():
         from gpuload.demo import write_dataset  # loads torch, which a run on existing datasets can do without
 
+        os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder prints pages otherwise
         part = start_part(root)
         write_dataset(
             part,
             episodes=size.episodes,
             frames=size.frames,
-            cameras=CAMERAS,
+            cameras=CAMERAS[: size.cameras],
             width=size.width,
             height=size.height,
             fps=FPS,

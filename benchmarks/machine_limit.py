@@ -72,8 +72,12 @@ def read_gops(root: Path) -> list[Gop]:
 class GopDecoder:
     """One session per stream configuration and one recycled batch. Not thread-safe."""
 
-    def __init__(self, uris: set[str], converter: str) -> None:
+    def __init__(
+        self, uris: set[str], converter: str, size: tuple[int, int] | None = None, dtype: str = "uint8"
+    ) -> None:
         self._direct = SwscaleConverter() if converter == "gpuload" else None
+        if self._direct is not None and (size is not None or dtype != "uint8"):
+            raise ValueError("gpuload's converter is measured at native size and in uint8 only")
         self._files: dict[str, memoryview] = {}
         self._session_of: dict[str, av.VideoCodecContext] = {}
         sessions: dict[tuple[str, bytes], av.VideoCodecContext] = {}
@@ -94,7 +98,8 @@ class GopDecoder:
             self._session_of[uri] = sessions[key]
         self._reformatter = VideoReformatter()
         # Written once here, so that no page of it is new while the clock runs.
-        self._batch: npt.NDArray[np.uint8] = np.full((BATCH_SLOTS, 3, *self._size), 1, np.uint8)
+        self._size = size or self._size
+        self._batch: npt.NDArray[np.generic] = np.full((BATCH_SLOTS, 3, *self._size), 1, dtype)
         self._slot = 0
 
     def run(self, gop: Gop, *, deliveries: int) -> tuple[int, int]:
@@ -116,17 +121,22 @@ class GopDecoder:
                 self._slot = (self._slot + 1) % BATCH_SLOTS
         return len(frames)
 
-    def _convert(self, frame: av.VideoFrame, slot: npt.NDArray[np.uint8]) -> None:
+    def _convert(self, frame: av.VideoFrame, slot: npt.NDArray[np.generic]) -> None:
         # A function of its own, so that the converted frame dies before the next one is made.
         if self._direct is not None:
-            self._direct.convert(frame, slot, 0, None)
+            write = self._direct.direct(frame, 0)
+            if write is None:
+                raise ValueError(f"gpuload converts {frame.format.name} in another way")
+            write(slot.ctypes.data)
             return
         height, width = self._size
-        planar = self._reformatter.reformat(frame, format="gbrp", threads=1)
+        planar = self._reformatter.reformat(frame, width=width, height=height, format="gbrp", threads=1)
         for number, channel in enumerate(CHANNEL_OF_PLANE):
             plane = planar.planes[number]
             rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
             slot[channel] = rows[:height, :width]
+        if slot.dtype != np.uint8:
+            np.divide(slot, np.float32(255), out=slot)
 
 
 def work(
@@ -134,12 +144,14 @@ def work(
     deliveries: int,
     seconds: float,
     converter: str,
+    size: tuple[int, int] | None,
+    dtype: str,
     seed: int,
     start: Barrier,
     done: "Queue[tuple[int, int, float]]",
 ) -> None:
     """One process: random GOPs until the time is up; the GOP that is open then is finished and its time counted."""
-    decoder = GopDecoder({gop.uri for gop in gops}, converter)
+    decoder = GopDecoder({gop.uri for gop in gops}, converter, size, dtype)
     rng = np.random.default_rng(seed)
     decoder.run(gops[0], deliveries=deliveries)
     start.wait(timeout=120)
@@ -152,9 +164,16 @@ def work(
 
 
 def measure_limit(
-    root: Path, *, deliveries: int = 2, seconds: float = 5.0, converter: str = "pyav", processes: int | None = None
+    root: Path,
+    *,
+    deliveries: int = 2,
+    seconds: float = 5.0,
+    converter: str = "pyav",
+    size: tuple[int, int] | None = None,
+    dtype: str = "uint8",
+    processes: int | None = None,
 ) -> LimitResult:
-    """Delivered frames a second of all cores together.
+    """Delivered frames a second of all cores together; ``size`` is height and width to scale to.
 
     Raises:
         RuntimeError: a process failed.
@@ -164,16 +183,20 @@ def measure_limit(
     context = multiprocessing.get_context("spawn")
     start, done = context.Barrier(count), context.Queue()
     workers = [
-        context.Process(target=work, args=(gops, deliveries, seconds, converter, seed, start, done))
+        context.Process(target=work, args=(gops, deliveries, seconds, converter, size, dtype, seed, start, done))
         for seed in range(count)
     ]
     for worker in workers:
         worker.start()
-    results = []
+    results: list[tuple[int, int, float]] = []
     try:
-        results = [done.get(timeout=seconds + 180) for _ in workers]
-    except queue.Empty as error:
-        raise RuntimeError(f"a process of the limit failed: {[worker.exitcode for worker in workers]}") from error
+        while len(results) < count:
+            try:
+                results.append(done.get(timeout=1.0))
+            except queue.Empty as error:
+                if any(worker.exitcode for worker in workers):
+                    codes = [worker.exitcode for worker in workers]
+                    raise RuntimeError(f"a process of the limit failed: exit codes {codes}") from error
     finally:
         for worker in workers:
             if len(results) < count:

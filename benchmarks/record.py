@@ -5,7 +5,9 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -27,16 +29,27 @@ class Measured:
     """Most proportional memory (PSS) of the process tree, looked at once a second."""
 
 
-def run_measured(arguments: Sequence[str], *, environment: dict[str, str] | None = None) -> Measured:
+def run_measured(
+    arguments: Sequence[str], *, environment: Mapping[str, str] | None = None, timeout_s: float | None = None
+) -> Measured:
     """Run a command whose last line of output is JSON.
 
     Raises:
-        RuntimeError: it failed, or its last line was not JSON.
+        RuntimeError: it failed or took longer than ``timeout_s``, or its last line was not JSON; the message holds the
+            end of what it printed.
     """
-    peak = 0
-    with subprocess.Popen(
-        arguments, cwd=RECORDS.parent.parent, env=environment, stdout=subprocess.PIPE, text=True
-    ) as process:
+    peak, begin, late = 0, time.monotonic(), False
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            arguments,
+            cwd=RECORDS.parent.parent,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
         while True:
             peak = max(peak, tree_bytes(process.pid))
             try:
@@ -44,15 +57,34 @@ def run_measured(arguments: Sequence[str], *, environment: dict[str, str] | None
                 process.wait(timeout=1.0)  # a look costs milliseconds of the time that is measured
                 break
             except subprocess.TimeoutExpired:
-                continue
+                if timeout_s is not None and time.monotonic() - begin > timeout_s:
+                    late = True
+                    kill_tree(process.pid)
         output = process.stdout.read() if process.stdout else ""
+        errors.seek(0)
+        said = errors.read()
     lines = output.strip().splitlines()
+    if late:
+        raise RuntimeError(f"stopped after {timeout_s:.0f} s; its last lines: {(output + said)[-600:]}")
     if process.returncode or not lines:
-        raise RuntimeError(f"{' '.join(arguments)} ended with {process.returncode}: {output[-1000:]}")
+        raise RuntimeError(f"{' '.join(arguments)} ended with {process.returncode}: {(output + said)[-2000:]}")
     try:
         return Measured(json.loads(lines[-1]), peak)
     except json.JSONDecodeError as error:
         raise RuntimeError(f"{' '.join(arguments)} printed no JSON: {lines[-1][:200]}") from error
+
+
+def kill_tree(pid: int) -> None:
+    """End a process and its descendants."""
+    try:
+        family = [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]
+    except psutil.NoSuchProcess:
+        return
+    for one in family:
+        try:
+            one.kill()
+        except psutil.NoSuchProcess:
+            continue
 
 
 def tree_bytes(pid: int) -> int:

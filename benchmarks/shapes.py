@@ -46,7 +46,9 @@ def pyav_decoder(path: str) -> Callable[[int], int]:
         wanted = frozenset(video.frame_packet[video.frame_start == first].tolist())
         run = Run(first, packets, entries(video, first, stop - 1), wanted & set(range(first, stop)))
         for _, picture in decoder.decode(stream_of(video), run):
-            converter.convert(picture, slot, 0, None)
+            write = converter.direct(picture, 0)
+            assert write is not None, picture.format.name
+            write(slot.ctypes.data)
         return len(run.wanted)
 
     return decode

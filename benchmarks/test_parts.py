@@ -1,4 +1,4 @@
-"""The parts on their own, small: ``python -m pytest benchmarks --benchmark-columns=median,iqr,rounds``."""
+"""The parts on their own, small: ``python -m benchmarks.parts`` compares them with the baseline."""
 
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from benchmarks.datasets import ensure_dataset
 from gpuload.index.load import load_index
 from gpuload.plan.grouping import group_frames
 from gpuload.plan.order import epoch_order
+from gpuload.store.cache import BlobCache, BlobKey
 from gpuload.video import Video
 
 EPISODES, FRAMES, GOP = 200, 300, 30
@@ -82,4 +83,20 @@ def test_a_small_epoch(benchmark: Any, dataset: Path, shuffle: str) -> None:
             loader.set_epoch(next(epochs))
             return sum(len(batch["index"]) for batch in loader)
 
-        assert benchmark.pedantic(epoch, rounds=3, warmup_rounds=1) == len(source)
+        assert benchmark.pedantic(epoch, rounds=7, warmup_rounds=2) == len(source)
+
+
+def test_the_blob_cache_under_pressure(benchmark: BenchmarkFixture) -> None:
+    """512 blobs of 4 KiB through a cache that holds a quarter of them, four at a time."""
+    blob = bytes(4096)
+    keys = [BlobKey("file", number * 4096, (number + 1) * 4096) for number in range(512)]
+
+    def pass_through() -> int:
+        cache = BlobCache(128 * 4096, lambda key: blob)
+        total = 0
+        for number in range(0, len(keys), 4):
+            with cache.acquire_all(keys[number : number + 4], next_use=float(number)) as lease:
+                total += len(lease.data)
+        return total
+
+    assert benchmark(pass_through) == len(keys)

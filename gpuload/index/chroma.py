@@ -7,7 +7,6 @@ from gpuload.index.sps import h264_location, hevc_location
 _START_CODES = (b"\0\0\1", b"\0\0\0\1")
 _H264_SPS, _HEVC_SPS = 7, 33
 _AV1 = {1: 1, 2: 3}
-_VP9 = {0: 1, 1: 3}
 
 
 def chroma_location(codec: str, extradata: bytes) -> int:
@@ -24,8 +23,8 @@ def chroma_location(codec: str, extradata: bytes) -> int:
                 return hevc_location(_parameter_set(_hevc_units(extradata), _HEVC_SPS))
             case "av1":
                 return _av1_location(extradata)
-            case "vp9":
-                return _vp9_location(extradata)
+            case "mjpeg" | "mpeg1video":  # by definition (FFmpeg's decoders say so of every picture)
+                return 2
     except (EOFError, ValueError):  # truncated or damaged: whoever decodes it will say so
         pass
     return 0
@@ -85,12 +84,3 @@ def _av1_location(extradata: bytes) -> int:
     """``chroma_sample_position`` of an ``av1C`` (AV1 Codec ISO Media File Format Binding 2.3.3)."""
     is_configuration = len(extradata) >= 4 and extradata[0] == 0x81  # marker bit and version 1; else bare OBUs
     return _AV1.get(extradata[2] & 3, 0) if is_configuration else 0
-
-
-def _vp9_location(extradata: bytes) -> int:
-    """``chromaSubsampling`` of a ``vpcC`` (VP Codec ISO Media File Format Binding), with its FullBox header or without.
-
-    An index has no VP9 configuration, as FFmpeg exports none, and should not: FFmpeg writes 1 where nothing is known.
-    """
-    body = extradata[4:] if extradata.startswith(b"\1\0\0\0") else extradata
-    return _VP9.get(body[2] >> 1 & 7, 0) if len(body) >= 6 else 0

@@ -1,5 +1,7 @@
 """The blob cache: encoded bytes of GOPs, read once, counted while in use, within a byte budget."""
 
+import heapq
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -22,12 +24,13 @@ Reader = Callable[[BlobKey], bytes]
 
 
 class _Entry:
-    __slots__ = ("data", "error", "holds", "next_use")
+    __slots__ = ("data", "error", "holds", "is_idle", "next_use")
 
     def __init__(self) -> None:
         self.data: bytes | None = None
         self.error: BaseException | None = None
         self.holds = 0
+        self.is_idle = False
         self.next_use = 0.0
 
 
@@ -62,6 +65,10 @@ class BlobCache:
         self.capacity_bytes = capacity_bytes
         self._read = read
         self._entries: dict[BlobKey, _Entry] = {}
+        self._idle: list[tuple[float, int, BlobKey]] = []
+        """Heap of (-next use, tie breaker, key); a key that is held or gone by now is passed over when it comes up."""
+        self._idle_bytes = 0
+        self._ties = itertools.count()
         self._changed = threading.Condition()
         self.used_bytes = 0
         self.bytes_read = 0
@@ -133,6 +140,9 @@ class BlobCache:
             self.used_bytes += need
             for key in wanted:
                 entry = self._entries[key]
+                if entry.is_idle:
+                    entry.is_idle = False
+                    self._idle_bytes -= key.stop - key.start
                 entry.holds += 1
                 entry.next_use = next_use
             return missing
@@ -141,15 +151,22 @@ class BlobCache:
         over = self.used_bytes + need - self.capacity_bytes
         if over <= 0:
             return True
-        idle = [(e.next_use, k) for k, e in self._entries.items() if not e.holds and k not in spared]
-        idle.sort(key=lambda pair: -pair[0])
-        if sum(k.stop - k.start for _, k in idle) < over:
+        kept = sum(k.stop - k.start for k in spared if (e := self._entries.get(k)) is not None and e.is_idle)
+        if self._idle_bytes - kept < over:
             return False
-        for _, key in idle:
-            if over <= 0:
-                break
-            over -= key.stop - key.start
-            self._drop(key)
+        again = []
+        while over > 0:
+            item = heapq.heappop(self._idle)
+            entry = self._entries.get(item[2])
+            if entry is None or not entry.is_idle or entry.next_use != -item[0]:
+                continue
+            if item[2] in spared:
+                again.append(item)
+                continue
+            over -= item[2].stop - item[2].start
+            self._drop(item[2])
+        for item in again:
+            heapq.heappush(self._idle, item)
         return True
 
     def _release(self, keys: Sequence[BlobKey]) -> None:
@@ -160,8 +177,13 @@ class BlobCache:
                 # Nobody will ask again, or nobody can be served: do not keep it.
                 if not entry.holds and (entry.next_use == float("inf") or entry.error is not None):
                     self._drop(key)
+                elif not entry.holds:
+                    entry.is_idle = True
+                    self._idle_bytes += key.stop - key.start
+                    heapq.heappush(self._idle, (-entry.next_use, next(self._ties), key))
             self._changed.notify_all()
 
     def _drop(self, key: BlobKey) -> None:
-        self.used_bytes -= key.stop - key.start
-        del self._entries[key]
+        num_bytes = key.stop - key.start
+        self.used_bytes -= num_bytes
+        self._idle_bytes -= num_bytes if self._entries.pop(key).is_idle else 0

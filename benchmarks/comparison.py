@@ -1,0 +1,132 @@
+"""The record of a comparison: written after every run, so that an interrupted one goes on where it was."""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import RECORDS, current_commit, describe_machine, describe_versions, spread
+
+CODE = ("gpuload", "kernels", "benchmarks")
+
+
+def code_identity() -> str:
+    """The commit; of a changed tree with a hash of the changes, so that other code is another record."""
+    commit = current_commit()
+    if not commit.endswith("-dirty"):
+        return commit
+    root = RECORDS.parent.parent
+    changes = subprocess.run(["git", "diff", "HEAD", "--", *CODE], cwd=root, capture_output=True, check=False).stdout
+    return f"{commit}-{hashlib.sha256(changes).hexdigest()[:8]}"
+
+
+@dataclass
+class Comparison:
+    """Runs by (case, variant, round), kept in one JSON file. Used by one thread."""
+
+    path: Path
+    content: dict[str, Any]
+    _done: dict[tuple[str, str, int], dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._done = {(run["case"], run["variant"], run["round"]): run for run in self.content["runs"]}
+
+    @property
+    def checks(self) -> dict[str, dict[str, Any]]:
+        """Verdicts by dataset and ``Variant.checked_as``."""
+        found: dict[str, dict[str, Any]] = self.content["checks"]
+        return found
+
+    def find(self, case: str, variant: str, number: int) -> dict[str, Any] | None:
+        """The run, if it was made."""
+        return self._done.get((case, variant, number))
+
+    def add(self, case: str, variant: str, number: int, outcome: dict[str, Any]) -> None:
+        """Keep a run, on disk too."""
+        run = {"case": case, "variant": variant, "round": number, "when": datetime.now(UTC).isoformat(), **outcome}
+        self.content["runs"].append(run)
+        self._done[case, variant, number] = run
+        self.save()
+
+    def add_check(self, dataset: str, name: str, verdict: dict[str, Any]) -> None:
+        """Keep a verdict, on disk too."""
+        self.checks.setdefault(dataset, {})[name] = verdict
+        self.save()
+
+    def save(self) -> None:
+        """Write the file so that it is whole at every moment."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(self.content, indent=1) + "\n")
+        part.replace(self.path)
+
+    def cells(self) -> Iterator["Cell"]:
+        """What is known of each case and variant, in the order of the runs."""
+        grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for run in self.content["runs"]:
+            grouped.setdefault((run["case"], run["variant"]), []).append(run)
+        for (case, variant), runs in grouped.items():
+            yield Cell(case, variant, runs)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """All rounds of one variant on one case."""
+
+    case: str
+    variant: str
+    runs: list[dict[str, Any]]
+
+    @property
+    def reason(self) -> str:
+        """Why there is no figure; empty if there is one."""
+        return "" if self.results else str(self.runs[-1]["reason"])
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        return [run["result"] for run in self.runs if "result" in run]
+
+    @property
+    def rate(self) -> dict[str, float]:
+        """Delivered frames a second: median, min, max."""
+        return spread([result["frames_per_s"] for result in self.results])
+
+    def median(self, key: str) -> float | None:
+        """Of a figure that not every peer has."""
+        values = [result[key] for result in self.results if result.get(key) is not None]
+        return spread(values)["median"] if values else None
+
+    def ratio(self, upper: str, lower: str) -> float | None:
+        """Of two running totals, or of one and ``frames_delivered``."""
+        totals = [{**result, **result.get("counters", {})} for result in self.results]
+        values = [total[upper] / total[lower] for total in totals if upper in total and total.get(lower)]
+        return spread(values)["median"] if values else None
+
+    @property
+    def peak_bytes(self) -> int:
+        return max(int(run["peak_bytes"]) for run in self.runs if "peak_bytes" in run)
+
+
+def open_comparison(name: str, settings: dict[str, Any], *, fresh: bool, folder: Path = RECORDS) -> Comparison:
+    """The record of this code under this name, gone on with unless it was made with other settings or ``fresh``."""
+    path = folder / f"{name}-{code_identity()}.json"
+    if path.exists() and not fresh:
+        content = json.loads(path.read_text())
+        if content["settings"] == settings:
+            return Comparison(path, content)
+    content = {
+        "when": datetime.now(UTC).isoformat(),
+        "commit": code_identity(),
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+        "settings": settings,
+        "environments": {},
+        "checks": {},
+        "cases": {},
+        "runs": [],
+    }
+    return Comparison(path, content)
