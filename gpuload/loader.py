@@ -208,6 +208,7 @@ class Loader:
             samples_delivered=samples,
             frames_delivered=frames,
             frames_decoded=work.frames_decoded,
+            decoded_by=dict(work.decoded_by),
             frames_distinct=distinct,
             amplification=work.frames_decoded / distinct if distinct else 0.0,
             bytes_read=work.bytes_read,

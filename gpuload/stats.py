@@ -13,6 +13,8 @@ class LoaderStats:
     """Video slots handed out."""
     frames_decoded: int = 0
     """Pictures that a codec produced, wanted or not."""
+    decoded_by: dict[str, int] = field(default_factory=dict)
+    """The same by what decoded them: ``{"torchcodec on cuda:0": 900, "pyav on cpu": 100}``."""
     frames_distinct: int = 0
     """Distinct pictures among the delivered ones, counted per epoch."""
     amplification: float = 0.0

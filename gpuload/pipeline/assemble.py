@@ -24,8 +24,10 @@ class Staged:
     offset: npt.NDArray[np.int64]
     """Where each lies in the staging buffer, if a process decodes it."""
     view: npt.NDArray[np.int64]
-    num_bytes: int
-    """Of the staging buffer."""
+    room: int
+    """Bytes of the staging buffer, if all of them were decoded in host memory."""
+    num_bytes: int = 0
+    """Of it that are used."""
     found: dict[int, PictureForm | DevicePicture] = field(default_factory=dict)
     """What became of each picture: its form in the staging buffer, or the picture in device memory."""
 

@@ -1,31 +1,59 @@
 """The decode workers of a loader."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
-from gpuload.pipeline.route import Way
-from gpuload.pipeline.work import DecodeWorker
+import torch
+
+from gpuload.decode.create import create
+from gpuload.errors import LoaderClosed
+from gpuload.pipeline.handle import WorkerHandle
+from gpuload.pipeline.lane import DeviceLane
+from gpuload.pipeline.route import Router, Way
+from gpuload.pipeline.share import Sharing
+from gpuload.pipeline.work import DecodeWorker, Done
+from gpuload.transform import SlotForm
+
+HOST = Way("pyav", "cpu")
 
 
 class Crew:
     """Workers of every kind that files need; a kind is made when a file first needs it. Used by one thread at a time.
 
-    ``make(way)`` makes one worker, ``count(way)`` says how many there are of a kind.
+    ``num_processes`` decode in host memory, and on ``device`` a thread for each of its engines.
+    ``on_done(worker, result)`` and ``on_death(worker, reason)`` are called in threads of the workers.
     """
 
     def __init__(
-        self, make: Callable[[Way], DecodeWorker], count: Callable[[Way], int], route: Callable[[int], Way]
+        self,
+        router: Router,
+        forms: tuple[SlotForm, ...],
+        *,
+        device: torch.device | None,
+        num_processes: int,
+        on_done: Callable[[DecodeWorker, Done], None],
+        on_death: Callable[[DecodeWorker, str], None],
     ) -> None:
-        self._make, self._count, self._route = make, count, route
+        self._router, self._forms, self._device = router, forms, device
+        self._num_processes = num_processes
+        self._on_done, self._on_death = on_done, on_death
         self._workers: dict[Way, list[DecodeWorker]] = {}
+        self._closed = False
+        self.sharing = Sharing(wanted=router.is_free)
         self.restarted = 0
         """Workers that ended without being asked to, and were replaced."""
 
     def __iter__(self) -> Iterator[DecodeWorker]:
         return iter([worker for workers in list(self._workers.values()) for worker in workers])
 
-    def able(self, file: int) -> list[DecodeWorker]:
-        """Those that decode a file."""
-        return self.of(self._route(file))
+    def pick(self, file: int, given: Callable[[DecodeWorker], float]) -> DecodeWorker:
+        """Who will be done first with more of a file; ``given(worker)`` is work that its load does not show yet."""
+        way = self._router.way(file)
+        workers = self.of(way)
+        if way.device == "cpu" or not self.sharing.allows(*self._router.coding(file)):
+            return min(workers, key=lambda w: w.load + given(w))
+        pace_s = {on_device: self.sharing.pace_s(on_device) for on_device in (False, True)}
+        return min([*workers, *self.of(HOST)], key=lambda w: (w.load + given(w) + 1.0) * pace_s[w.on_device])
 
     def of(self, way: Way) -> list[DecodeWorker]:
         """The workers of one kind, all alive when they are handed out."""
@@ -35,13 +63,14 @@ class Crew:
                 worker.close()
                 self.restarted += 1
                 workers[index] = self._make(way)
-        while len(workers) < self._count(way):
+        count = self._num_processes if way.device == "cpu" else self._router.num_engines()
+        while len(workers) < count:
             workers.append(self._make(way))
         return workers
 
-    def crosses(self, file: int) -> bool:
-        """Whether a file's pictures are decoded in host memory."""
-        return self._route(file).device == "cpu"
+    def is_on_device(self, file: int) -> bool:
+        """Whether a file's pictures, most of them at least, are kept in device memory."""
+        return self._router.way(file).device != "cpu"
 
     def drop(self, worker: DecodeWorker) -> None:
         """Ends a worker whose work nobody wants; another one is made when it is needed."""
@@ -51,7 +80,23 @@ class Crew:
                 workers.remove(worker)
 
     def close(self) -> None:
-        """Ends all workers."""
+        """Ends all workers; no more are made."""
+        self._closed = True
         for worker in self:
             worker.close()
         self._workers.clear()
+
+    def _make(self, way: Way) -> DecodeWorker:
+        if self._closed:
+            raise LoaderClosed("the loader was closed while it was iterated")
+        if way.device == "cpu":
+            return WorkerHandle(self._forms, backend=way.backend, on_done=self._on_done, on_death=self._on_death)
+        assert self._device is not None
+        return DeviceLane(
+            partial(create, way.backend, str(self._device)),
+            self._device,
+            backend=way.backend,
+            sharing=self.sharing,
+            on_done=self._on_done,
+            on_death=self._on_death,
+        )

@@ -128,18 +128,20 @@ class Lookahead:
     def shares(
         self,
         index: int,
-        workers: Callable[[int], Sequence[DecodeWorker]],
+        pick: Callable[[int, Callable[[DecodeWorker], float]], DecodeWorker],
         cache: BlobCache,
         places: npt.NDArray[np.int64],
         fields: npt.NDArray[np.int64],
         views: npt.NDArray[np.int64],
         make_room: "Callable[[dict[DecodeWorker, Share]], None]",
+        staged: Staged | None,
     ) -> dict[DecodeWorker, Share]:
-        """Work of batch ``index`` of this lookahead, by worker; ``workers(file)`` are those that can decode a file.
+        """Work of batch ``index`` of this lookahead, by worker; ``pick(file, given)`` chooses one for more of a file.
 
         ``places`` ``[n, S]``: byte offset of each slot; ``fields`` ``[S]``: field number of each slot column;
         ``views`` ``[n, S]``: what of the picture goes there.
         ``make_room`` is called with what there is whenever the blob cache has to be given back something first.
+        ``staged``: the batch is made on a device; its offsets are set here, instead of ``places``.
         """
         plan = self.plan
         rows = slice(int(self.begins[index]), int(self.begins[index + 1]))
@@ -156,11 +158,14 @@ class Lookahead:
             if holder is None or not holder.alive:
                 if holder is not None and uses is None:
                     uses = self._uses_from(rows.start)  # it died with its pictures: again, for whoever still waits
-                worker = min(workers(self._groups[group][0]), key=lambda w: w.load + shares[w].cost)
+                worker = pick(self._groups[group][0], lambda w: shares[w].cost)
                 self._holder[group] = worker
                 self._add_task(group, worker, shares, cache, self._uses if holder is None else uses or [], make_room)
                 holder = worker
             shares[holder].cost += FILL_COST * fills
+        if staged is not None:
+            self._lay_out(staged, pictures)
+            places = staged.offset
         columns = np.broadcast_to(fields, pictures.shape)[present]  # STAGED where a device makes the slots
         for picture, group, field, place, view in zip(
             chosen.tolist(),
@@ -175,20 +180,26 @@ class Lookahead:
             shares[holder].fills.append((self.first_picture + picture, field, place, view))
         return shares
 
-    def staged(self, index: int, views: npt.NDArray[np.int64], crosses: Callable[[int], bool]) -> Staged:
-        """Where the pictures of batch ``index`` lie on their way to a device: each once, however many slots it fills;
-        ``crosses(file)``: whether they are decoded in host memory."""
-        rows = slice(int(self.begins[index]), int(self.begins[index + 1]))
-        pictures = self.plan.picture_of_slot[rows]
-        names, place = np.unique(pictures, return_inverse=True)
-        files = self.plan.group_file[self.plan.picture_group[names]]
-        sizes = [
-            self._staged_bytes(file) if name >= 0 and crosses(file) else 0
-            for name, file in zip(names.tolist(), files.tolist(), strict=True)
-        ]
-        begins = np.cumsum([0, *sizes])
+    def staged(self, index: int, views: npt.NDArray[np.int64]) -> Staged:
+        """The pictures of batch ``index`` on their way to a device, with room for all of them in host memory."""
+        pictures = self.plan.picture_of_slot[int(self.begins[index]) : int(self.begins[index + 1])]
         named = np.where(pictures >= 0, pictures + self.first_picture, -1)
-        return Staged(named, begins[place.reshape(pictures.shape)], views, int(begins[-1]))
+        names = np.unique(pictures[pictures >= 0])
+        files, counts = np.unique(self.plan.group_file[self.plan.picture_group[names]], return_counts=True)
+        sizes = map(self._staged_bytes, files.tolist())
+        room = sum(size * count for size, count in zip(sizes, counts.tolist(), strict=True))
+        return Staged(named, np.zeros_like(named), views, room)
+
+    def _lay_out(self, staged: Staged, pictures: npt.NDArray[np.integer]) -> None:
+        """Where pictures that are decoded in host memory cross: each once, however many slots it fills."""
+        names, place = np.unique(pictures, return_inverse=True)
+        sizes = []
+        for name, group in zip(names.tolist(), self.plan.picture_group[names].tolist(), strict=True):
+            holder = self._holder[group] if name >= 0 else None
+            crosses = holder is not None and not holder.on_device
+            sizes.append(self._staged_bytes(self._groups[group][0]) if crosses else 0)
+        begins = np.cumsum([0, *sizes])
+        staged.offset, staged.num_bytes = begins[place.reshape(pictures.shape)], int(begins[-1])
 
     def _staged_bytes(self, file: int) -> int:
         if file not in self._staged_sizes:

@@ -45,7 +45,7 @@ class WorkerHandle:
         on_done: "Callable[[WorkerHandle, Done], None]",
         on_death: "Callable[[WorkerHandle, str], None]",
     ) -> None:
-        self.backend, self.needs_pts = backend, backend != "pyav"
+        self.backend, self.on_device, self.needs_pts = backend, False, backend != "pyav"
         self.streams: set[int] = set()
         self.alive, self.epitaph = True, "the decode process had been ended"
         self.load = 0.0

@@ -6,18 +6,19 @@ GOPs gives the GIL away for as long.
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import av
 import torch
 
-from gpuload.decode.base import Decoder, Stream
+from gpuload.decode.base import Decoder, Run, Stream
 from gpuload.device.arena import Chunk
 from gpuload.device.planes import form_of, lines_of, staged_format
 from gpuload.device.stream import DeviceStream
 from gpuload.errors import DecodeError
 from gpuload.picture import DevicePicture
+from gpuload.pipeline.share import Sharing
 from gpuload.pipeline.work import STAGED, DecodeWorker, Done, Go, PendingUnit, Unit
 from gpuload.pipeline.worker import FillAt, Worker
 
@@ -32,6 +33,15 @@ class KeptOnDevice:
 
 class DeviceWorker(Worker):
     """Decodes on a device; what is found are the pictures themselves. Not thread-safe."""
+
+    def __init__(self, decoder: Decoder, sharing: Sharing) -> None:
+        super().__init__(decoder)
+        self._sharing = sharing
+
+    def decoded(self, stream: Stream, run: Run) -> Iterator[tuple[int, DevicePicture | av.VideoFrame]]:
+        if self._sharing.is_unknown(stream):
+            self._sharing.verify(stream, run, dict(self._decoder.decode(stream, run)))
+        return self._decoder.decode(stream, run)
 
     def keep(self, frame: DevicePicture | av.VideoFrame, stream: Stream) -> KeptOnDevice:
         picture = frame if isinstance(frame, DevicePicture) else host_picture(frame, stream)
@@ -51,15 +61,16 @@ class DeviceLane:
         device: torch.device,
         *,
         backend: str,
+        sharing: Sharing,
         on_done: Callable[[DecodeWorker, Done], None],
         on_death: Callable[[DecodeWorker, str], None],
     ) -> None:
-        self.backend, self.needs_pts = backend, True
+        self.backend, self.on_device, self.needs_pts = backend, True, True
         self.streams: set[int] = set()
         self.alive, self.epitaph = True, "the decode thread had been ended"
         self.load = 0.0
         self.pending: list[PendingUnit] = []
-        self._make, self._device = make, device
+        self._make, self._device, self._sharing = make, device, sharing
         self._on_done, self._on_death = on_done, on_death
         self._inbox: queue.SimpleQueue[Unit | Go | type[StopIteration] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name=f"gpuload-{backend}", daemon=True)
@@ -90,7 +101,7 @@ class DeviceLane:
             with stream.active():
                 decoder = self._make()
                 try:
-                    self._work(DeviceWorker(decoder))
+                    self._work(DeviceWorker(decoder, self._sharing))
                 finally:
                     decoder.close()
         except Exception as error:  # noqa: BLE001 - a library or a driver gave up: every batch that waits must know

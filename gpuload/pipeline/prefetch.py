@@ -4,13 +4,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from gpuload.decode.create import create
 from gpuload.device.arena import BatchPool
 from gpuload.device.stream import pinning
 from gpuload.errors import FrameNotFound, GpuloadError, LoaderClosed, WorkerDied
@@ -18,9 +16,7 @@ from gpuload.pipeline.assemble import Batch, Layout
 from gpuload.pipeline.crew import Crew
 from gpuload.pipeline.feed import Lookahead, SeenFrames, Share
 from gpuload.pipeline.finish import Finisher, FinishingThread
-from gpuload.pipeline.handle import WorkerHandle
-from gpuload.pipeline.lane import DeviceLane
-from gpuload.pipeline.route import Router, Way
+from gpuload.pipeline.route import Router
 from gpuload.pipeline.shaping import Shaping
 from gpuload.pipeline.work import STAGED, DecodeWorker, Done, PendingUnit, Unit
 from gpuload.plan.grouping import DecodePlan
@@ -74,9 +70,15 @@ class Prefetcher:
         self._pool = BatchPool(pin=pinning(device))
         self._files = LocalFiles()
         self._cache = BlobCache(blob_cache_bytes, self._files.read)
-        self._num_workers, self._device = num_workers, device
-        self._crew = Crew(self._make_worker, self._count_workers, router.way)
-        self._router = router
+        self._router, self._device = router, device
+        self._crew = Crew(
+            router,
+            shaping.forms,
+            device=device,
+            num_processes=num_workers,
+            on_done=self._on_done,
+            on_death=self._on_death,
+        )
         self._changed = threading.Condition()
         self._batches: dict[int, Batch] = {}
         self._feeder: threading.Thread | None = None
@@ -88,6 +90,7 @@ class Prefetcher:
         self._steps = 0
         self._pictures = 0
         self.frames_decoded = 0
+        self.decoded_by: dict[str, int] = {}
         self.frames_distinct = 0
         self.kept_bytes = 0
         self._kept: dict[DecodeWorker, int] = {}
@@ -203,20 +206,6 @@ class Prefetcher:
         self._pool.close()
         self._files.close()
 
-    def _make_worker(self, way: Way) -> DecodeWorker:
-        if self._closed:
-            raise LoaderClosed("the loader was closed while it was iterated")
-        if way.device == "cpu":
-            return WorkerHandle(
-                self._shaping.forms, backend=way.backend, on_done=self._on_done, on_death=self._on_death
-            )
-        assert self._device is not None
-        make = partial(create, way.backend, str(self._device))
-        return DeviceLane(make, self._device, backend=way.backend, on_done=self._on_done, on_death=self._on_death)
-
-    def _count_workers(self, way: Way) -> int:
-        return self._num_workers if way.device == "cpu" else self._router.num_engines()
-
     def _feed(self, samples_of: SamplesOf, epoch: int) -> None:
         try:
             step, seen = 0, SeenFrames(self._source)
@@ -246,7 +235,10 @@ class Prefetcher:
                 self._changed.notify_all()
 
     def _weight(self, file: int) -> float:
-        return 1.0 if self._crew.crosses(file) else max(self._frame_cache_bytes, 1) / self._device_cache_bytes
+        if not self._crew.is_on_device(file):
+            return 1.0
+        # The CPU's share of such files counts against the host's budget: the narrower one decides.
+        return max(1.0, max(self._frame_cache_bytes, 1) / self._device_cache_bytes)
 
     def _warn_once(self, plan: DecodePlan) -> None:
         if self._warned:
@@ -290,17 +282,13 @@ class Prefetcher:
             views = self._shaping.views(batch.samples, epoch)[:, self.layout.field_of_column]
             batch.num_bytes = self.layout.num_bytes
             if self._finishing is not None:
-                batch.staged = plan.staged(index, views, self._crew.crosses)
-                batch.num_bytes, places, fields = (
-                    batch.staged.num_bytes,
-                    batch.staged.offset,
-                    np.full_like(fields, STAGED),
-                )
+                batch.staged = plan.staged(index, views)
+                batch.num_bytes, fields = batch.staged.room, np.full_like(fields, STAGED)
             with self._changed:
                 batch.waiting += batch.staged is not None
                 self._batches[batch.number] = batch
                 self._give_buffers()
-            flush(plan.shares(index, self._crew.able, self._cache, places, fields, views, make_room))
+            flush(plan.shares(index, self._crew.pick, self._cache, places, fields, views, make_room, batch.staged))
             if len(missing):
                 row, column = missing[0].tolist()
                 batch.error = FrameNotFound(self._source.why_missing(int(batch.samples[row]), column))
@@ -353,6 +341,9 @@ class Prefetcher:
             number, cost, leases = worker.pending.pop(0)
             worker.load -= cost
             self.frames_decoded += done.frames_decoded
+            where = f"{worker.backend} on {self._device if worker.on_device else 'cpu'}"
+            self.decoded_by[where] = self.decoded_by.get(where, 0) + done.frames_decoded
+            self._crew.sharing.measured(worker.on_device, frames=done.frames_decoded, busy_s=done.busy_s)
             self._kept[worker] = done.kept_bytes
             self.kept_bytes = max(self.kept_bytes, sum(self._kept.values()))
             batch = self._batches.get(number)

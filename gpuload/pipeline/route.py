@@ -54,9 +54,19 @@ class Router:
             self._ways[file] = Way(choice.backend, choice.device)
         return self._ways[file]
 
+    def coding(self, file: int) -> tuple[str, str]:
+        """Codec and pixel format of a file, by FFmpeg's names."""
+        video = self._source.video(file)
+        return video.codec, video.pixel_format
+
     def first_ways(self) -> set[Way]:
         """Those that the first sample needs."""
         return {self.way(file) for file in self._first_files.values()}
+
+    @property
+    def is_free(self) -> bool:
+        """No backend was asked for."""
+        return self._backend == AUTO
 
     def num_engines(self) -> int:
         """Decoders that work at once on the device: NVDEC's engines, 1 where the driver does not say."""

@@ -63,6 +63,7 @@ class Done:
 
     batch: int
     frames_decoded: int = 0
+    busy_s: float = 0.0
     kept_bytes: int = 0
     """Pictures that the worker holds for later batches."""
     errors: list[GpuloadError] = field(default_factory=list)
@@ -78,6 +79,8 @@ class DecodeWorker(Protocol):
     """Decodes units one after the other, in a process or a thread of its own."""
 
     backend: str
+    on_device: bool
+    """Its pictures lie in device memory; else they cross in a staging buffer, or it writes the slots itself."""
     needs_pts: bool
     """Its tasks carry the presentation time of each packet."""
     streams: set[int]

@@ -11,8 +11,9 @@ import pickle
 import signal
 import socket
 import struct
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,7 @@ class Worker(ABC):
 
     def run(self, unit: Unit, go: Go) -> Done:
         """Decodes and fills; errors are collected, never raised for a damaged picture."""
+        begin = time.perf_counter()
         done = Done(unit.batch)
         self._streams.update(unit.streams)
         waiting: dict[int, list[FillAt]] = {}
@@ -66,7 +68,12 @@ class Worker(ABC):
                 continue
             self._use(picture, self._kept[picture], places, go.chunk, done)
         done.kept_bytes = self._kept_bytes
+        done.busy_s = time.perf_counter() - begin
         return done
+
+    def decoded(self, stream: Stream, run: Run) -> Iterator[tuple[int, Any]]:
+        """The wanted pictures of a run."""
+        return self._decoder.decode(stream, run)
 
     @abstractmethod
     def keep(self, frame: Any, stream: Stream) -> Any:
@@ -85,7 +92,7 @@ class Worker(ABC):
         done.frames_decoded += len(packets)
         run = Run(task.first, packets, task.entries, frozenset(task.packets), task.pts)
         try:
-            for number, frame in self._decoder.decode(stream, run):
+            for number, frame in self.decoded(stream, run):
                 picture = names.pop(number)
                 kept = self._kept[picture] = self.keep(frame, stream)
                 self._kept_bytes += kept.num_bytes

@@ -14,9 +14,14 @@ import torch
 from gpuload import Crop, Loader, Transform, loader
 from gpuload.decode.pyav import PyavDecoder
 from gpuload.errors import DecodeError, GpuloadError
-from gpuload.pipeline import prefetch, route
+from gpuload.pipeline import crew, route
 from gpuload.pipeline.feed import Lookahead, SeenFrames
+from gpuload.pipeline.handle import WorkerHandle
+from gpuload.pipeline.lane import DeviceLane
 from gpuload.pipeline.route import Way
+from gpuload.pipeline.work import STAGED
+from gpuload.store.cache import BlobCache
+from gpuload.store.local import LocalFiles
 from tests.source import NumberedSource
 from tests.videos import decode_all
 
@@ -28,10 +33,13 @@ chroma lies is no part of it."""
 Pictures = list[list[npt.NDArray[np.uint8]]]
 
 
+def device_here() -> torch.device:
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
 @pytest.fixture(autouse=True)
 def _on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    monkeypatch.setattr(loader, "finishing_device", lambda device: where)
+    monkeypatch.setattr(loader, "finishing_device", lambda device: device_here())
 
 
 @pytest.fixture
@@ -118,18 +126,61 @@ def test_matrix_and_range_are_the_streams(
             assert_near(batch, source, pictures)
 
 
-def test_a_picture_crosses_once_however_many_slots_it_fills(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", [Way("pyav", "cpu"), Way("pyav", "cuda")])
+def test_a_picture_crosses_once_however_many_slots_it_fills_and_not_at_all_from_a_device(
+    tmp_path: Path, way: Way
+) -> None:
     source = make_source(tmp_path, episodes=1, frames=12, offsets=(-2, -1, 0))
-    plan = Lookahead(
-        source, [np.arange(8)], budget_bytes=1 << 30, weight=lambda file: 1.0, first_picture=7, seen=SeenFrames(source)
+    seen = SeenFrames(source)
+    plan = Lookahead(source, [np.arange(8)], budget_bytes=1 << 30, weight=lambda file: 1.0, first_picture=7, seen=seen)
+    views = np.zeros((8, 3), np.int64)
+    staged = plan.staged(0, views)
+    router = route.Router(source, device=torch.device("cpu"), backend="auto")
+    workers = crew.Crew(
+        router, (), device=torch.device("cpu"), num_processes=1, on_done=lambda *_: None, on_death=lambda *_: None
     )
-    staged = plan.staged(0, np.zeros((8, 3), np.int64), lambda file: True)
+    (worker, *_) = workers.of(way)
+    cache = BlobCache(1 << 20, LocalFiles().read)
+    fields = np.full(3, STAGED)
+    shares = plan.shares(0, lambda file, given: worker, cache, views, fields, views, lambda shares: None, staged)
+    workers.close()
+    for lease in shares[worker].leases:
+        lease.release()
     picture_bytes = -(-48 * 34 * 3 // 2 // 64) * 64
-    assert staged.num_bytes == 8 * picture_bytes
-    assert np.array_equal(np.unique(staged.offset), np.arange(8) * picture_bytes)
-    for slots in (staged.picture, staged.offset):
-        assert np.array_equal(slots[2:, 1], slots[1:-1, 2])
-    assert plan.staged(0, np.zeros((8, 3), np.int64), lambda file: False).num_bytes == 0
+    assert staged.room == 8 * picture_bytes
+    assert np.array_equal(staged.picture[2:, 1], staged.picture[1:-1, 2])
+    if way.device == "cpu":
+        assert staged.num_bytes == 8 * picture_bytes
+        assert np.array_equal(np.unique(staged.offset), np.arange(8) * picture_bytes)
+        assert np.array_equal(staged.offset[2:, 1], staged.offset[1:-1, 2])
+        assert [offset for _, _, offset, _ in shares[worker].fills] == staged.offset.ravel().tolist()
+    else:
+        assert staged.num_bytes == 0
+
+
+@pytest.mark.usefixtures("in_lanes")
+def test_the_cpu_takes_its_share_of_what_was_verified(tmp_path: Path) -> None:
+    source = make_source(tmp_path, episodes=6, frames=30, gop=6, offsets=(0,), width=48)
+    pictures = [decode_all(path) for path in source.paths]
+    with Loader(source, 6, shuffle="global", num_threads=2, lookahead=18) as loading:
+        for epoch in range(2):
+            loading.set_epoch(epoch)
+            for step, batch in enumerate(loading):
+                assert_near(batch, source, pictures)
+                if step == 4:
+                    break
+        assert loading._prefetcher._crew.sharing.allows("h264", "yuv420p")
+        kinds = {type(worker) for worker in loading._prefetcher._crew if worker.streams}
+    assert kinds == {WorkerHandle, DeviceLane}
+
+
+@pytest.mark.usefixtures("in_lanes")
+def test_what_was_asked_for_is_not_shared(tmp_path: Path) -> None:
+    source = make_source(tmp_path, episodes=2, frames=12, gop=6, offsets=(0,))
+    with Loader(source, 6, backend="pyav", num_threads=2) as loading:
+        list(loading)
+        assert {type(worker) for worker in loading._prefetcher._crew} == {DeviceLane}
+        assert loading.stats.decoded_by == {f"pyav on {device_here()}": loading.stats.frames_decoded}
 
 
 def test_transforms_are_those_of_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +192,7 @@ def test_transforms_are_those_of_the_cpu(tmp_path: Path, monkeypatch: pytest.Mon
         Transform(resize=(50, 60), flip=True, dtype="bfloat16"),
     ):
         found = []
-        for where in (torch.device("cuda" if torch.cuda.is_available() else "cpu"), None):
+        for where in (device_here(), None):
             monkeypatch.setattr(loader, "finishing_device", lambda device, where=where: where)
             with Loader(source, 5, transform=transform, seed=4) as loading:
                 found.append(list(loading))
@@ -191,7 +242,7 @@ def test_a_lane_that_gives_up_fails_its_batches_and_is_replaced(
                 raise RuntimeError("the device fell off the bus")
             return super().decode(stream, run)
 
-    monkeypatch.setattr(prefetch, "create", lambda backend, device: GivesUp())
+    monkeypatch.setattr(crew, "create", lambda backend, device: GivesUp())
     with Loader(source, 5, num_threads=1, lookahead=5) as loading:
         outcomes = outcomes_of(loading, source, pictures)
         assert loading.stats.workers_restarted == 1

@@ -1,0 +1,110 @@
+"""The CPU's share of what a device could decode: only of streams whose planes were seen to be the same on both."""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from gpuload.decode.base import Run, Stream
+from gpuload.decode.pyav import PyavDecoder
+from gpuload.device.planes import lines_of
+from gpuload.errors import DecodeError
+from gpuload.picture import DevicePicture
+
+logger = logging.getLogger(__name__)
+
+Depth = tuple[str, int]
+"""Codec and bits of a sample: what decoding exactly depends on."""
+
+
+class Sharing:
+    """What this loader has verified and measured. Thread-safe.
+
+    With ``wanted`` False nothing is verified and nothing shared: a backend was asked for.
+    """
+
+    def __init__(self, *, wanted: bool) -> None:
+        self._wanted = wanted
+        self._lock = threading.Lock()
+        self._equal: dict[Depth, bool] = {}
+        self._pace_s: dict[bool, float] = {}
+
+    def is_unknown(self, stream: Stream) -> bool:
+        """Whether ``verify`` has yet to be called for such streams."""
+        return self._wanted and depth_of(stream.codec, stream.pixel_format) not in self._equal
+
+    def verify(self, stream: Stream, run: Run, pictures: Mapping[int, DevicePicture | av.VideoFrame]) -> None:
+        """Decodes a run on the CPU too and compares the device's pictures, by packet number, bit by bit."""
+        depth = depth_of(stream.codec, stream.pixel_format)
+        begin = time.perf_counter()
+        try:
+            expected = dict(PyavDecoder().decode(stream, run))
+        except DecodeError:
+            return  # a damaged run proves nothing: the next one may
+        elapsed_s = time.perf_counter() - begin
+        equal = expected.keys() == pictures.keys() and all(
+            same_samples(pictures[number], frame) for number, frame in expected.items()
+        )
+        if not equal:
+            logger.warning(
+                "%s: the device's pictures are not those of the CPU (%s, %d bits), so the CPU takes no share of them; "
+                "please report it with `gpuload doctor`",
+                stream.path,
+                *depth,
+            )
+        with self._lock:
+            self._equal[depth] = equal
+            self._pace_s.setdefault(False, elapsed_s / len(run.packets))
+
+    def allows(self, codec: str, pixel_format: str) -> bool:
+        """Whether the CPU may decode such streams in the device's stead."""
+        return self._equal.get(depth_of(codec, pixel_format), False)
+
+    def measured(self, on_device: bool, *, frames: int, busy_s: float) -> None:
+        """One worker has decoded so many frames in so many seconds."""
+        if frames:
+            with self._lock:
+                known = self._pace_s.get(on_device, busy_s / frames)
+                self._pace_s[on_device] = known + 0.1 * (busy_s / frames - known)
+
+    def pace_s(self, on_device: bool) -> float:
+        """Seconds that one worker takes for a frame, lately."""
+        return self._pace_s.get(on_device, 1.0)
+
+
+def depth_of(codec: str, pixel_format: str) -> Depth:
+    """Bits are 0 where the format is not known."""
+    try:
+        return codec, av.VideoFormat(pixel_format, 64, 64).components[0].bits
+    except ValueError:
+        return codec, 0
+
+
+def same_samples(picture: DevicePicture | av.VideoFrame, frame: av.VideoFrame) -> bool:
+    """Whether a device's picture has the very samples of the CPU's, planar or not."""
+    theirs = components_of(frame)
+    ours = components_of(picture) if isinstance(picture, av.VideoFrame) else device_components(picture, frame)
+    return len(ours) == len(theirs) and all(map(np.array_equal, ours, theirs))
+
+
+def components_of(frame: av.VideoFrame) -> list[npt.NDArray[np.generic]]:
+    """The samples of each component of a planar picture."""
+    dtype = np.uint16 if frame.format.components[0].bits > 8 else np.uint8
+    return [np.ascontiguousarray(lines).view(dtype) for lines in lines_of(frame)]
+
+
+def device_components(picture: DevicePicture, frame: av.VideoFrame) -> list[npt.NDArray[np.generic]]:
+    """The same of a picture in device memory, which may be NV12 or hold its samples in the upper bits (P010)."""
+    found: list[npt.NDArray[np.generic]] = []
+    bits = frame.format.components[0].bits
+    for plane in picture.planes:
+        samples = plane.cpu().numpy()
+        if samples.dtype != np.uint8:
+            upper = picture.form.pixel_format.startswith(("p0", "p2", "p4"))
+            samples = samples.view(np.uint16) >> (16 - bits if upper else 0)
+        found += [samples] if samples.ndim == 2 else [samples[:, :, i] for i in range(samples.shape[2])]
+    return found
