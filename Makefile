@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check lint types floors bench limit compare clean
+.PHONY: setup demo test test-gpu check lint types floors bench limit compare clean
 
 setup: .venv/.ready
 
@@ -17,6 +17,11 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -q -n auto tests
+
+# What needs a GPU, and what runs natively on one; without a GPU it fails. tests/gpu is skipped by `make test` there.
+test-gpu: setup
+	eval "$$($(BIN)/gpuload env)" && GPULOAD_REQUIRE_CUDA=1 \
+		$(BIN)/python -m pytest -q tests/gpu tests/kernels tests/integration/test_staged.py
 
 check: lint types floors
 

@@ -1,0 +1,1 @@
+"""What a GPU machine shows, in one command: ``python -m benchmarks.gpu``."""

@@ -1,0 +1,82 @@
+"""The ways of decoding that are compared, by name."""
+
+import importlib.util
+from collections.abc import Callable, Mapping
+
+import torch
+
+from benchmarks.gpu.contenders import PyavCudaDecoder, PynvDecoder
+from gpuload.decode.base import Decoder
+from gpuload.decode.registry import Machine, choose, find_machine, kind_of
+from gpuload.errors import ConfigError
+from gpuload.index.video import VideoIndex
+
+FACTORIES: Mapping[str, Callable[[str], Decoder]]
+
+
+def _torchcodec(device: str) -> Decoder:
+    from gpuload.decode.torchcodec import TorchcodecDecoder
+
+    return TorchcodecDecoder(device)
+
+
+def _one_call(device: str) -> Decoder:
+    from gpuload.decode.torchcodec import TorchcodecDecoder
+
+    return TorchcodecDecoder(device, one_call=True)
+
+
+def _dali(device: str) -> Decoder:
+    from gpuload.decode.dali import DaliDecoder
+
+    return DaliDecoder(device)
+
+
+FACTORIES = {
+    "torchcodec": _torchcodec,
+    "torchcodec_one_call": _one_call,
+    "pyav_cuda": PyavCudaDecoder,
+    "pynvvideocodec": PynvDecoder,
+    "dali": _dali,
+}
+RGB = frozenset({"torchcodec_one_call", "dali"})
+"""Those that convert colours themselves."""
+BACKEND_OF = {"torchcodec": "torchcodec", "torchcodec_one_call": "torchcodec", "dali": "dali"}
+"""Which of gpuload's backends a candidate is; the contenders are none."""
+
+
+def make(name: str, device: str) -> Decoder:
+    """A new decoder.
+
+    Raises:
+        Exception: whatever its library raises where it cannot be used.
+    """
+    return FACTORIES[name](device)
+
+
+def why_not(name: str, device: str) -> str:
+    """Why a candidate cannot be used here at all; empty: it may."""
+    if name == "pynvvideocodec":
+        if device == "cpu":
+            return "it decodes on a GPU only"
+        return "" if importlib.util.find_spec("PyNvVideoCodec") else "PyNvVideoCodec is not installed"
+    if name == "pyav_cuda":
+        return ""
+    return find_machine(device=device, backend=BACKEND_OF[name]).obstacle(BACKEND_OF[name])
+
+
+def obstacle(name: str, video: VideoIndex, device: str, machine: Machine) -> str:
+    """Why a candidate cannot decode a video here, by what the driver says; empty: it should."""
+    backend = BACKEND_OF.get(name, "torchcodec")
+    usable = Machine({**machine.unusable, backend: ""}, machine.nvdec)
+    try:
+        choose(kind_of(video), device=device, backend=backend, machine=usable)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def synchronize(device: str) -> None:
+    """Waits for the GPU; nothing on the CPU."""
+    if device != "cpu":
+        torch.cuda.synchronize(device)
