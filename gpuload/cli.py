@@ -69,10 +69,15 @@ def show_version(wanted: bool) -> None:
 
 def run() -> None:
     """The command ``gpuload``."""
-    wanted = ffmpeg.environment(os.environ)
-    if torch.cuda.is_available() and wanted != dict(os.environ):
+    if torch.cuda.is_available():
         # torchcodec decodes in this process there, and the linker reads its path at process start only.
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
+        try:
+            wanted = ffmpeg.environment(os.environ)
+        except OSError as error:
+            typer.echo(f"gpuload: no FFmpeg for torchcodec, its links cannot be written: {error}", err=True)
+        else:
+            if wanted != dict(os.environ):
+                os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
     app()
 
 
@@ -95,7 +100,7 @@ def demo(
     codec: Annotated[str, typer.Option(help="Encoder: libx264, libx265, libsvtav1 or libvpx-vp9.")] = "libx264",
     gop: Annotated[int, typer.Option(help="Frames from one keyframe to the next.")] = 30,
     batch_size: Annotated[int, typer.Option(help="Samples per batch.")] = 16,
-    device: Annotated[str, typer.Option(help="`auto` or `cpu`.")] = "auto",
+    device: Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda` or `cuda:1`.")] = "auto",
 ) -> None:
     """Write a small two-camera dataset, load a shuffled epoch of it and show a batch.
 

@@ -103,7 +103,7 @@ class Loader:
         self.drop_last, self._sampler = drop_last, sampler
         self._source = dataset.source
         self._kind = "sampler" if sampler is not None else ORDERS[shuffle]
-        self._seed, self._epoch, self._position = seed, 0, 0
+        self._seed, self._epoch, self._position = int(seed), 0, 0
         self._buffer_bytes = _at_least_one("shuffle_buffer_bytes", shuffle_buffer_bytes)
         self._order: tuple[int, EpochOrder] | None = None
         self._runs: Runs | None = None
@@ -114,7 +114,7 @@ class Loader:
         self._image_transforms = getattr(dataset, "image_transforms", None)
         if transform is not None and self._image_transforms is not None:
             raise ConfigError("transform and the dataset's image_transforms exclude each other: keep one of them")
-        self._shaping = Shaping(self._source, transform, seed=seed)
+        self._shaping = Shaping(self._source, transform, seed=self._seed)
         self._router = Router(self._source, device=self.device, backend=backend)
         self._prefetcher = Prefetcher(
             self._source,
@@ -161,7 +161,7 @@ class Loader:
 
     def set_epoch(self, epoch: int) -> None:
         """Which epoch the next iteration plays, from its beginning."""
-        self._epoch, self._position = epoch, 0
+        self._epoch, self._position = int(epoch), 0
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader is, after the last batch that was delivered: small, JSON-able, the same on every rank."""

@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -95,27 +95,6 @@ class Choice:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Measured on one kind of stream that NVDEC and the CPU both decode, in frames per second.
-
-    Raises:
-        ConfigError: a rate is negative or no number, or neither decodes.
-    """
-
-    nvdec: float
-    """Of all engines together."""
-    cpu: float
-    """Of all the CPU's decoders together while they do nothing else, copying to the device included."""
-    cpu_only_s: float = 0.0
-    """Seconds of the CPU's decoders that streams which only they decode take, per frame of this kind."""
-
-    def __post_init__(self) -> None:
-        values = (self.nvdec, self.cpu, self.cpu_only_s)
-        if not all(math.isfinite(value) and value >= 0 for value in values) or self.nvdec + self.cpu == 0:
-            raise ConfigError(f"rates must be numbers of at least 0 and one above it, got {self}")
-
-
 def name_of(codec: str) -> str:
     """``H.264`` for ``h264``; FFmpeg's own name where there is no other."""
     return NAMES.get(codec, codec)
@@ -168,18 +147,6 @@ def choose(kind: StreamKind, *, device: str, backend: str, machine: Machine) -> 
     if where == "cpu":
         return Choice(backend, "cpu", f"{asked}, device is cpu")
     return Choice(backend, "cuda", f"{asked}; {_praise(kind, machine)}")
-
-
-def split(rates: Rates, *, kind: StreamKind, verified: Collection[tuple[str, int]]) -> float:
-    """Fraction of frames that NVDEC could decode and the CPU should, so that both finish at the same time.
-
-    0 where the CPU's own work outlasts NVDEC's, and where ``(codec, bits)`` is not among the ``verified``: those whose
-    planes this process has seen to be bit-equal on both.
-    """
-    if (kind.codec, kind.bits) not in verified:
-        return 0.0
-    # Per frame: NVDEC is busy for (1 - f) / nvdec seconds, the CPU for cpu_only_s + f / cpu.
-    return max(0.0, rates.cpu * (1.0 - rates.nvdec * rates.cpu_only_s) / (rates.nvdec + rates.cpu))
 
 
 def find_machine(*, device: str, backend: str) -> Machine:

@@ -6,6 +6,7 @@ import numpy.typing as npt
 
 from gpuload.device.libswscale import planar_resizer
 
+SMALLEST = 4
 OVERRUN = 64
 """Bytes that swscale may write behind a row."""
 
@@ -32,7 +33,8 @@ class Resizer:
         self._rows, self._columns = (
             bilinear_weights(b, a).astype(np.float32) for b, a in zip(before, after, strict=True)
         )
-        self._swscale = planar_resizer(before, after)
+        # swscale takes sides of 2 and 3 pixels for something else: half the levels off.
+        self._swscale = None if min(before) < SMALLEST else planar_resizer(before, after)
         height, width = after
         stride = -(-width // OVERRUN) * OVERRUN + OVERRUN
         self._memory = np.zeros((3, height + 1, stride), np.uint8)

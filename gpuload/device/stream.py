@@ -64,13 +64,21 @@ def pinning(device: torch.device | None) -> Callable[[mmap.mmap], Callable[[], N
     if device is None or device.type != "cuda":
         return None
 
+    works = True
+
     def pin(memory: mmap.mmap) -> Callable[[], None]:
+        nonlocal works
+        if not works:
+            return lambda: None
         address = np.frombuffer(memory, np.uint8).ctypes.data
         runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         try:
             with torch.cuda.device(device):
                 torch.cuda.check_error(runtime.cudaHostRegister(address, len(memory), 0))
         except RuntimeError as error:  # some sandboxes cannot: copies are right all the same, but wait
+            works = False
+            with contextlib.suppress(RuntimeError), torch.cuda.device(device):
+                torch.ones(1, device=device)  # takes the error that the runtime keeps: the next launch would raise it
             logger.warning("host memory cannot be page-locked (%s): copies to %s will be slower", error, device)
             return lambda: None
         return lambda: torch.cuda.check_error(runtime.cudaHostUnregister(address))

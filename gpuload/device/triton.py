@@ -37,7 +37,7 @@ def convert_pictures(table: torch.Tensor, form: PictureForm, slot: SlotForm, dep
 
     if slot.depth is not None:
         depth_kernel.launch(
-            table[:, [0, 3, 6]].contiguous(),
+            table[:, 0:7:3].contiguous(),
             depth.of(slot),
             pixel_format=form.pixel_format,
             width=form.width,

@@ -10,7 +10,7 @@ from gpuload.errors import LoaderClosed
 from gpuload.pipeline.handle import WorkerHandle
 from gpuload.pipeline.lane import DeviceLane
 from gpuload.pipeline.route import Router, Way
-from gpuload.pipeline.share import Sharing
+from gpuload.pipeline.share import Depth, Sharing, depth_of
 from gpuload.pipeline.work import DecodeWorker, Done
 from gpuload.transform import SlotForm
 
@@ -40,6 +40,7 @@ class Crew:
         self._workers: dict[Way, list[DecodeWorker]] = {}
         self._closed = False
         self.sharing = Sharing(wanted=router.is_free)
+        self._allowed: frozenset[Depth] = frozenset()
         self.restarted = 0
         """Workers that ended without being asked to, and were replaced."""
 
@@ -50,7 +51,7 @@ class Crew:
         """Who will be done first with more of a file; ``given(worker)`` is work that its load does not show yet."""
         way = self._router.way(file)
         workers = self.of(way)
-        if way.device == "cpu" or not self.sharing.allows(*self._router.coding(file)):
+        if way.device == "cpu" or not self.may_cross(file):
             return min(workers, key=lambda w: w.load + given(w))
         pace_s = {on_device: self.sharing.pace_s(on_device) for on_device in (False, True)}
         return min([*workers, *self.of(HOST)], key=lambda w: (w.load + given(w) + 1.0) * pace_s[w.on_device])
@@ -68,6 +69,14 @@ class Crew:
             workers.append(self._make(way))
         return workers
 
+    def settle(self) -> None:
+        """What may be shared from now on; the same for everything of one batch."""
+        self._allowed = self.sharing.allowed()
+
+    def may_cross(self, file: int) -> bool:
+        """Whether a file's pictures may be decoded in host memory."""
+        return not self.is_on_device(file) or depth_of(*self._router.coding(file)) in self._allowed
+
     def is_on_device(self, file: int) -> bool:
         """Whether a file's pictures, most of them at least, are kept in device memory."""
         return self._router.way(file).device != "cpu"
@@ -83,8 +92,9 @@ class Crew:
         """Ends all workers; no more are made."""
         self._closed = True
         for worker in self:
+            worker.end()
+        for worker in self:
             worker.close()
-        self._workers.clear()
 
     def _make(self, way: Way) -> DecodeWorker:
         if self._closed:

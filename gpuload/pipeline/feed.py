@@ -117,6 +117,8 @@ class Lookahead:
                 strict=True,
             )
         )
+        self._lost: set[int] = set()
+        """Groups that were given to a worker and taken back."""
         self._staged_sizes: dict[int, int] = {}
         self._packets: list[int] = self.plan.picture_packet.tolist()
         self._uses: list[int] = self.plan.picture_uses.tolist()
@@ -153,16 +155,28 @@ class Lookahead:
         uses: list[int] | None = None
         filled = np.bincount(group_of_fill, minlength=1)
         groups = np.flatnonzero(filled)
-        for group, fills in zip(groups.tolist(), filled[groups].tolist(), strict=True):
-            holder = self._holder[group]
-            if holder is None or not holder.alive:
-                if holder is not None and uses is None:
-                    uses = self._uses_from(rows.start)  # it died with its pictures: again, for whoever still waits
-                worker = pick(self._groups[group][0], lambda w: shares[w].cost)
-                self._holder[group] = worker
-                self._add_task(group, worker, shares, cache, self._uses if holder is None else uses or [], make_room)
-                holder = worker
-            shares[holder].cost += FILL_COST * fills
+        given: list[int] = []
+
+        def make_room_and_note() -> None:
+            make_room(shares)
+            given.clear()
+
+        try:
+            for group, fills in zip(groups.tolist(), filled[groups].tolist(), strict=True):
+                holder = self._holder[group]
+                if holder is None or not holder.alive:
+                    again = holder is not None or group in self._lost
+                    if again and uses is None:
+                        uses = self._uses_from(rows.start)  # it went with its pictures: again, for whoever still waits
+                    holder = pick(self._groups[group][0], lambda w: shares[w].cost)
+                    counts = self._uses if not again or uses is None else uses
+                    self._add_task(group, holder, shares, cache, counts, make_room_and_note)
+                    self._holder[group] = holder
+                    given.append(group)
+                shares[holder].cost += FILL_COST * fills
+        except BaseException:
+            self._take_back(shares, given)
+            raise
         if staged is not None:
             self._lay_out(staged, pictures)
             places = staged.offset
@@ -180,19 +194,32 @@ class Lookahead:
             shares[holder].fills.append((self.first_picture + picture, field, place, view))
         return shares
 
-    def staged(self, index: int, views: npt.NDArray[np.int64]) -> Staged:
-        """The pictures of batch ``index`` on their way to a device, with room for all of them in host memory."""
+    def _take_back(self, shares: dict[DecodeWorker, Share], groups: list[int]) -> None:
+        """Tasks that will not be sent, because another of their batch could not be made."""
+        for worker, share in shares.items():
+            for lease in share.leases:
+                lease.release()
+            worker.streams -= share.streams.keys()
+        for group in groups:
+            self._holder[group] = None
+        self._lost.update(groups)
+
+    def staged(self, index: int, views: npt.NDArray[np.int64], may_cross: Callable[[int], bool]) -> Staged:
+        """The pictures of batch ``index`` on their way to a device, with room for those that may be decoded in host
+        memory."""
         pictures = self.plan.picture_of_slot[int(self.begins[index]) : int(self.begins[index + 1])]
         named = np.where(pictures >= 0, pictures + self.first_picture, -1)
         names = np.unique(pictures[pictures >= 0])
         files, counts = np.unique(self.plan.group_file[self.plan.picture_group[names]], return_counts=True)
-        sizes = map(self._staged_bytes, files.tolist())
+        sizes = (self._staged_bytes(file) if may_cross(file) else 0 for file in files.tolist())
         room = sum(size * count for size, count in zip(sizes, counts.tolist(), strict=True))
         return Staged(named, np.zeros_like(named), views, room)
 
     def _lay_out(self, staged: Staged, pictures: npt.NDArray[np.integer]) -> None:
         """Where pictures that are decoded in host memory cross: each once, however many slots it fills."""
         names, place = np.unique(pictures, return_inverse=True)
+        if not self.num_pictures:  # not one frame was found
+            return
         sizes = []
         for name, group in zip(names.tolist(), self.plan.picture_group[names].tolist(), strict=True):
             holder = self._holder[group] if name >= 0 else None
@@ -220,7 +247,7 @@ class Lookahead:
         shares: dict[DecodeWorker, Share],
         cache: BlobCache,
         uses: list[int],
-        make_room: "Callable[[dict[DecodeWorker, Share]], None]",
+        make_room: Callable[[], None],
     ) -> None:
         file, first, begin, end = self._groups[group]
         pictures = [p for p in range(begin, end) if uses[p]]
@@ -235,7 +262,7 @@ class Lookahead:
             try:
                 lease = cache.acquire_all([key], timeout_s=0.0)
             except CacheFull:
-                make_room(shares)
+                make_room()
                 lease = cache.acquire_all([key])
             shares[worker].leases.append(lease)
             data = lease.data[0]

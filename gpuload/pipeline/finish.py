@@ -49,6 +49,9 @@ class Finisher:
                     for key, value in batch.columns.items()
                 }
                 event = self._stream.record()
+                self._copying.append((event, keep))  # host memory must not be used again before it has been copied
+                while self._copying and (self._copying[0][0] is None or self._copying[0][0].query()):
+                    self._copying.popleft()
         except torch.OutOfMemoryError as error:
             raise DeviceError(
                 f"{self.device} is out of memory while batch {batch.number} is made ({str(error).splitlines()[0]}); "
@@ -58,11 +61,8 @@ class Finisher:
             raise DecodeError(
                 f"batch {batch.number}: no kernel takes its pictures ({error}); use device='cpu'"
             ) from error
-        except torch.AcceleratorError as error:
+        except RuntimeError as error:  # torch's AcceleratorError, and Triton's own
             raise DeviceError(f"{self.device} failed while batch {batch.number} is made: {error}") from error
-        self._copying.append((event, keep))  # host memory must not be used again before it has been copied
-        while self._copying and (self._copying[0][0] is None or self._copying[0][0].query()):
-            self._copying.popleft()
         batch.memory, batch.columns, batch.ready = memory, columns, event
 
     def close(self) -> None:
@@ -144,7 +144,7 @@ class Finisher:
                     rows[row, 3 + plane] = tensor.stride(0) * tensor.element_size()
         rows[:, 6] = slots_at + places[where]
         view = staged.view[where]
-        rows[:, 7], rows[:, 8], rows[:, 9] = view >> 33, view >> 1 & 0xFFFFFFFF, view & 1
+        rows[:, 7], rows[:, 8], rows[:, 9] = view >> 33, view >> 1 & 0xFFFFFFFF, view & 1  # as unpack_view
         return rows
 
 

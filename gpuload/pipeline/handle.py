@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gpuload import ffmpeg
 from gpuload.device.arena import Chunk
+from gpuload.errors import ConfigError
 from gpuload.pipeline.work import Done, Go, PendingUnit, Unit
 from gpuload.pipeline.worker import HEADER, send
 from gpuload.transform import SlotForm
@@ -28,6 +29,10 @@ MALLOC = {
 }
 """Pictures come and go by the hundred megabytes. Memory that is kept, in pages of 2 MB, saves 20,000 page faults a
 second and some 10 % of the whole (glibc >= 2.35; others ignore it)."""
+
+
+ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""There is a process for each core: numpy's products must not start a thread for each core in each of them."""
 
 
 class WorkerHandle:
@@ -56,9 +61,12 @@ class WorkerHandle:
         self._on_done, self._on_death = on_done, on_death
         self._closing = False
         ours, theirs = socket.socketpair()
-        variables = {**MALLOC, **os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        variables = {**MALLOC, **ONE_THREAD, **os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         if backend == "torchcodec":
-            variables = ffmpeg.environment(variables)
+            try:
+                variables = ffmpeg.environment(variables)
+            except OSError as error:
+                raise ConfigError(f"backend {backend!r}: the links to FFmpeg cannot be written: {error}") from error
         self._process = subprocess.Popen(
             [sys.executable, "-c", BOOT, str(Path(__file__).parent.parent), str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
@@ -93,10 +101,11 @@ class WorkerHandle:
 
     def forget(self) -> None:
         """Tells the worker to drop its kept pictures and what waits for a buffer."""
+        self.streams.clear()  # what it has not been given yet is dropped there too
         self._outbox.put(None)
 
-    def close(self) -> None:
-        """Ends process and threads. Idempotent."""
+    def end(self) -> None:
+        """Hangs up."""
         self._closing = True
         self.alive = False
         self._outbox.put(StopIteration)
@@ -104,6 +113,10 @@ class WorkerHandle:
             self._connection.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # it hung up first
+
+    def close(self) -> None:
+        """Ends process and threads. Idempotent."""
+        self.end()
         try:
             self._process.wait(0.2)
         except subprocess.TimeoutExpired:
@@ -131,10 +144,13 @@ class WorkerHandle:
                 while True:
                     stream.read(HEADER.size)
                     self._on_done(self, pickle.load(stream))
-        except (EOFError, OSError):
+        except Exception as error:  # noqa: BLE001 - whatever ended it, the batches that wait must know
             if not self._closing:
                 self.epitaph = f"the decode process {self.pid} ended"
                 self.alive = False  # first: what is given from now on is not waited for
+                if not isinstance(error, (EOFError, OSError)):
+                    self.epitaph += f" ({type(error).__name__}: {error})"
+                    self._process.kill()
                 code = self._process.wait()
                 self.epitaph += f" by signal {-code}" if code < 0 else f" by exit code {code}"
                 self._on_death(self, self.epitaph)

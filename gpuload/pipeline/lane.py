@@ -1,9 +1,10 @@
 """Decoding in device memory: a thread for each NVDEC engine, whose pictures never come back to the host.
 
-A thread and not a process: there is one CUDA context per process, and a decoder that is called once for a whole run of
-GOPs gives the GIL away for as long.
+A thread and not a process: there is one CUDA context per process. A decoder that is called once a packet, as that of
+torchcodec is here, takes the GIL as often: what that costs beside a busy Python thread is the first thing to measure.
 """
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +23,11 @@ from gpuload.pipeline.share import Sharing
 from gpuload.pipeline.work import STAGED, DecodeWorker, Done, Go, PendingUnit, Unit
 from gpuload.pipeline.worker import FillAt, Worker
 
+logger = logging.getLogger(__name__)
+
+PATIENCE_S = 20.0
+"""Time that one run may take to end when a loader is closed: a driver that hangs must not hang the training too."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeptOnDevice:
@@ -34,13 +40,30 @@ class KeptOnDevice:
 class DeviceWorker(Worker):
     """Decodes on a device; what is found are the pictures themselves. Not thread-safe."""
 
-    def __init__(self, decoder: Decoder, sharing: Sharing) -> None:
+    def __init__(self, decoder: Decoder, sharing: Sharing, is_wanted: Callable[[], bool]) -> None:
         super().__init__(decoder)
-        self._sharing = sharing
+        self._sharing, self._is_wanted = sharing, is_wanted
+        self.verified = False
+        """The last unit had a run decoded twice."""
+
+    def is_wanted(self) -> bool:
+        return self._is_wanted()
+
+    def run(self, unit: Unit, go: Go) -> Done:
+        self.verified = False
+        done = super().run(unit, go)
+        done.is_measured = not self.verified
+        return done
 
     def decoded(self, stream: Stream, run: Run) -> Iterator[tuple[int, DevicePicture | av.VideoFrame]]:
         if self._sharing.is_unknown(stream):
-            self._sharing.verify(stream, run, dict(self._decoder.decode(stream, run)))
+            self.verified = True
+            try:
+                pictures = dict(self._decoder.decode(stream, run))
+            except DecodeError:
+                pass  # told below, picture by picture
+            else:
+                self._sharing.verify(stream, run, pictures)
         return self._decoder.decode(stream, run)
 
     def keep(self, frame: DevicePicture | av.VideoFrame, stream: Stream) -> KeptOnDevice:
@@ -86,14 +109,21 @@ class DeviceLane:
 
     def forget(self) -> None:
         """Drops kept pictures and what waits."""
+        self.streams.clear()
         self._inbox.put(None)
+
+    def end(self) -> None:
+        """Asks the thread to end after the run that it decodes."""
+        self.alive = False
+        self._inbox.put(StopIteration)
 
     def close(self) -> None:
         """Ends the thread, after the run that it decodes. Idempotent."""
-        self.alive = False
-        self._inbox.put(StopIteration)
+        self.end()
         if self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(PATIENCE_S)
+            if self._thread.is_alive():
+                logger.warning("decoding on %s does not come back; its thread is left behind", self._device)
 
     def _serve(self) -> None:
         try:
@@ -101,7 +131,7 @@ class DeviceLane:
             with stream.active():
                 decoder = self._make()
                 try:
-                    self._work(DeviceWorker(decoder, self._sharing))
+                    self._work(DeviceWorker(decoder, self._sharing, lambda: self.alive))
                 finally:
                     decoder.close()
         except Exception as error:  # noqa: BLE001 - a library or a driver gave up: every batch that waits must know
@@ -116,6 +146,8 @@ class DeviceLane:
                 queued.setdefault(message.batch, []).append(message)
             elif isinstance(message, Go):
                 for unit in queued.pop(message.batch, []):
+                    if not self.alive:
+                        return
                     self._on_done(self, worker.run(unit, message))
             else:
                 queued.clear()

@@ -179,7 +179,10 @@ class Prefetcher:
             self._batches.clear()
         if self._finishing is not None:
             self._finishing.end()
-        for worker in list(self._crew):
+        for worker in self._crew:
+            if worker.pending:
+                worker.end()  # all of them first: they end side by side
+        for worker in self._crew:
             if worker.pending or not worker.alive:  # decoding a long GOP for nobody: a new one is there sooner
                 self._crew.drop(worker)
                 _release(worker.pending)
@@ -195,11 +198,14 @@ class Prefetcher:
         with self._changed:
             self._stop = True
             self._changed.notify_all()
-        for worker in list(self._crew):
-            worker.close()
+        self._crew.close()
+        with self._changed:  # the feeder may wait for what they held
+            left = [unit for worker in self._crew for unit in worker.pending]
+            for worker in self._crew:
+                worker.pending = []
+        _release(left)
         if self._feeder is not None:
             self._feeder.join()
-        self._crew.close()
         self._batches.clear()
         if self._finishing is not None:
             self._finishing.close()
@@ -282,7 +288,8 @@ class Prefetcher:
             views = self._shaping.views(batch.samples, epoch)[:, self.layout.field_of_column]
             batch.num_bytes = self.layout.num_bytes
             if self._finishing is not None:
-                batch.staged = plan.staged(index, views)
+                self._crew.settle()
+                batch.staged = plan.staged(index, views, self._crew.may_cross)
                 batch.num_bytes, fields = batch.staged.room, np.full_like(fields, STAGED)
             with self._changed:
                 batch.waiting += batch.staged is not None
@@ -316,10 +323,14 @@ class Prefetcher:
         """To the batches whose turn it is. Call with the lock held."""
         for number in range(self._taken, self._taken + AHEAD):
             batch = self._batches.get(number)
-            if batch is not None and batch.place is None and not self._stop:
+            if batch is None or self._stop:
+                continue
+            if batch.place is None:
                 batch.place, batch.buffer = self._pool.take(batch.num_bytes)
-                for worker in dict.fromkeys(batch.sent_to):
-                    worker.go(number, self._pool.chunks[batch.place.chunk], batch.place.offset)
+            while batch.sent_to:  # an interrupt in between leaves those that have not been told
+                worker = batch.sent_to[0]
+                worker.go(number, self._pool.chunks[batch.place.chunk], batch.place.offset)
+                batch.sent_to = [other for other in batch.sent_to if other is not worker]
 
     def _submit(self, worker: DecodeWorker, share: Share, batch: Batch) -> None:
         unit = Unit(batch.number, tuple(share.tasks), tuple(share.fills), share.streams)
@@ -338,12 +349,15 @@ class Prefetcher:
 
     def _on_done(self, worker: DecodeWorker, done: Done) -> None:
         with self._changed:
+            if not worker.pending:  # given up for lost in the meantime
+                return
             number, cost, leases = worker.pending.pop(0)
             worker.load -= cost
             self.frames_decoded += done.frames_decoded
             where = f"{worker.backend} on {self._device if worker.on_device else 'cpu'}"
             self.decoded_by[where] = self.decoded_by.get(where, 0) + done.frames_decoded
-            self._crew.sharing.measured(worker.on_device, frames=done.frames_decoded, busy_s=done.busy_s)
+            if done.is_measured:
+                self._crew.sharing.measured(worker.on_device, frames=done.frames_decoded, busy_s=done.busy_s)
             self._kept[worker] = done.kept_bytes
             self.kept_bytes = max(self.kept_bytes, sum(self._kept.values()))
             batch = self._batches.get(number)

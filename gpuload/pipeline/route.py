@@ -9,6 +9,7 @@ from gpuload.decode.registry import AUTO, Choice, Machine, StreamKind, choose, f
 from gpuload.device.nvdec import NvdecMissing, NvdecTable
 from gpuload.errors import DatasetError, VideoError
 from gpuload.sources.base import SampleSource
+from gpuload.sources.lerobot_depth import is_depth_format
 
 
 class Way(NamedTuple):
@@ -28,6 +29,7 @@ class Router:
 
     def __init__(self, source: SampleSource, *, device: torch.device, backend: str) -> None:
         self._source, self._device, self._backend = source, str(device), backend
+        self._has_depth = any(field.lut is not None for field in source.video_fields)
         self._choices: dict[StreamKind, Choice] = {}
         self._ways: dict[int, Way] = {}
         looks = device.type != "cpu" or backend not in (AUTO, "pyav")
@@ -42,7 +44,9 @@ class Router:
 
     def choice(self, file: int) -> Choice:
         """What decodes a file."""
-        kind = kind_of(self._source.video(file))
+        video = self._source.video(file)
+        is_depth = self._has_depth and is_depth_format(video.pixel_format)
+        kind = kind_of(video, is_depth=is_depth)
         if kind not in self._choices:
             self._choices[kind] = choose(kind, device=self._device, backend=self._backend, machine=self._machine)
         return self._choices[kind]

@@ -57,12 +57,14 @@ class Sharing:
                 *depth,
             )
         with self._lock:
-            self._equal[depth] = equal
+            self._equal[depth] = equal and self._equal.get(depth, True)
             self._pace_s.setdefault(False, elapsed_s / len(run.packets))
 
-    def allows(self, codec: str, pixel_format: str) -> bool:
-        """Whether the CPU may decode such streams in the device's stead."""
-        return self._equal.get(depth_of(codec, pixel_format), False)
+    def allowed(self) -> frozenset[Depth]:
+        """Streams that the CPU may decode in the device's stead: equal on both, and both have been measured."""
+        with self._lock:
+            measured = len(self._pace_s) == 2
+            return frozenset(depth for depth, equal in self._equal.items() if equal and measured)
 
     def measured(self, on_device: bool, *, frames: int, busy_s: float) -> None:
         """One worker has decoded so many frames in so many seconds."""

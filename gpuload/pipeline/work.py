@@ -64,6 +64,8 @@ class Done:
     batch: int
     frames_decoded: int = 0
     busy_s: float = 0.0
+    is_measured: bool = True
+    """``busy_s`` is what such work takes; not where something was decoded twice, to be compared."""
     kept_bytes: int = 0
     """Pictures that the worker holds for later batches."""
     errors: list[GpuloadError] = field(default_factory=list)
@@ -103,6 +105,10 @@ class DecodeWorker(Protocol):
 
     def forget(self) -> None:
         """Drops kept pictures and what waits for a buffer."""
+        ...
+
+    def end(self) -> None:
+        """Asks it to end; ``close`` waits for that."""
         ...
 
     def close(self) -> None:

@@ -61,15 +61,23 @@ class Worker(ABC):
         for picture, field, offset, view in unit.fills:
             waiting.setdefault(picture, []).append((field, go.offset + offset, view))
         for task in unit.tasks:
+            if not self.is_wanted():
+                return done
             self._decode(task, go.chunk, waiting, done)
         for picture, places in waiting.items():
-            if picture in self._failed:
-                done.errors.append(self._failed[picture])
-                continue
-            self._use(picture, self._kept[picture], places, go.chunk, done)
+            kept = self._kept.get(picture)
+            if kept is None:
+                lost = DecodeError(f"batch {unit.batch}: a picture was never decoded, because its batch had failed")
+                done.errors.append(self._failed.get(picture, lost))
+            else:
+                self._use(picture, kept, places, go.chunk, done)
         done.kept_bytes = self._kept_bytes
         done.busy_s = time.perf_counter() - begin
         return done
+
+    def is_wanted(self) -> bool:
+        """Whether to go on: asked before each run."""
+        return True
 
     def decoded(self, stream: Stream, run: Run) -> Iterator[tuple[int, Any]]:
         """The wanted pictures of a run."""
@@ -100,8 +108,9 @@ class Worker(ABC):
                 if places:  # while the picture is warm in the processor's cache
                     self._use(picture, kept, places, chunk, done)
         except GpuloadError as error:  # damage, or a device that cannot: the pictures' batches say so, others go on
+            failure = type(error)(*error.args)  # without the frames of its traceback, which hold packets and pictures
             for picture in names.values():
-                self._failed[picture] = error
+                self._failed[picture] = failure
 
     def _use(self, picture: int, kept: Any, places: list[FillAt], chunk: int, done: Done) -> None:
         self.fill(picture, kept, places, chunk, done)

@@ -134,7 +134,7 @@ def test_a_picture_crosses_once_however_many_slots_it_fills_and_not_at_all_from_
     seen = SeenFrames(source)
     plan = Lookahead(source, [np.arange(8)], budget_bytes=1 << 30, weight=lambda file: 1.0, first_picture=7, seen=seen)
     views = np.zeros((8, 3), np.int64)
-    staged = plan.staged(0, views)
+    staged = plan.staged(0, views, lambda file: True)
     router = route.Router(source, device=torch.device("cpu"), backend="auto")
     workers = crew.Crew(
         router, (), device=torch.device("cpu"), num_processes=1, on_done=lambda *_: None, on_death=lambda *_: None
@@ -169,7 +169,7 @@ def test_the_cpu_takes_its_share_of_what_was_verified(tmp_path: Path) -> None:
                 assert_near(batch, source, pictures)
                 if step == 4:
                     break
-        assert loading._prefetcher._crew.sharing.allows("h264", "yuv420p")
+        assert loading._prefetcher._crew.sharing.allowed() == {("h264", 8)}
         kinds = {type(worker) for worker in loading._prefetcher._crew if worker.streams}
     assert kinds == {WorkerHandle, DeviceLane}
 

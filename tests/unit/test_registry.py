@@ -13,12 +13,10 @@ from gpuload.decode.registry import (
     UNKNOWN_PROFILE,
     Choice,
     Machine,
-    Rates,
     StreamKind,
     choose,
     find_machine,
     kind_of,
-    split,
 )
 from gpuload.device.nvdec import CHROMAS, CODECS, DEPTHS, NvdecCaps, NvdecMissing, NvdecTable, from_json
 from gpuload.errors import ConfigError
@@ -286,55 +284,3 @@ def test_the_machine_is_looked_at_only_as_far_as_the_settings_need() -> None:
 
 def test_every_codec_of_nvdec_has_a_name() -> None:
     assert set(NAMES) == set(CODECS)
-
-
-VERIFIED = {("h264", 8)}
-SPEEDS = (0.0, 1.0, 700.0, 5000.0)
-
-
-@pytest.mark.parametrize("nvdec", SPEEDS)
-@pytest.mark.parametrize("cpu", SPEEDS)
-@pytest.mark.parametrize("cpu_only_s", [0.0, 1e-5, 1e-3, 2.0])
-def test_nvdec_and_cpu_finish_at_the_same_time_and_sooner_than_nvdec_alone(
-    nvdec: float, cpu: float, cpu_only_s: float
-) -> None:
-    if nvdec + cpu == 0:
-        return
-    share = split(Rates(nvdec, cpu, cpu_only_s), kind=kind(), verified=VERIFIED)
-    assert 0.0 <= share <= 1.0
-    if nvdec == 0 or cpu == 0:
-        assert share == (0.0 if cpu == 0 else 1.0)
-    elif share > 0:
-        on_nvdec_s, on_cpu_s = (1 - share) / nvdec, cpu_only_s + share / cpu
-        assert on_nvdec_s == pytest.approx(on_cpu_s)
-        assert max(on_nvdec_s, on_cpu_s) < 1 / nvdec
-    else:  # one frame given to the CPU would end no sooner than NVDEC with all of them
-        assert cpu_only_s >= 1 / nvdec
-
-
-def test_the_share_grows_with_the_cpu_and_falls_with_nvdec_and_with_other_work() -> None:
-    def share(nvdec: float = 1000.0, cpu: float = 500.0, cpu_only_s: float = 1e-4) -> float:
-        return split(Rates(nvdec, cpu, cpu_only_s), kind=kind(), verified=VERIFIED)
-
-    rising = [1.0, 10.0, 500.0, 2000.0, 9000.0]
-    by_cpu = [share(cpu=rate) for rate in rising]
-    by_nvdec = [share(nvdec=rate) for rate in rising]
-    by_work = [share(cpu_only_s=rate * 1e-6) for rate in rising]
-    assert by_cpu == sorted(by_cpu)
-    assert by_nvdec == sorted(by_nvdec, reverse=True)
-    assert by_work == sorted(by_work, reverse=True)
-    assert split(Rates(2000.0, 500.0), kind=kind(), verified=VERIFIED) == pytest.approx(0.2)
-
-
-def test_only_verified_kinds_are_shared() -> None:
-    rates = Rates(nvdec=10.0, cpu=1000.0)
-    assert split(rates, kind=kind(), verified=VERIFIED) > 0
-    for other in (kind("hevc"), kind(bits=10), kind("hevc", bits=10)):
-        assert split(rates, kind=other, verified=VERIFIED) == 0.0
-    assert split(rates, kind=kind(), verified=()) == 0.0
-
-
-@pytest.mark.parametrize("bad", [(-1.0, 1.0, 0.0), (float("nan"), 1.0, 0.0), (1.0, float("inf"), 0.0), (0.0, 0.0, 0.0)])
-def test_rates_that_are_none_are_refused(bad: tuple[float, float, float]) -> None:
-    with pytest.raises(ConfigError, match="rates"):
-        Rates(*bad)

@@ -69,21 +69,25 @@ def test_equal_pictures_are_shared_and_others_are_not(
     pictures: dict[int, Any] = dict(PyavDecoder().decode(stream, run))
     sharing = Sharing(wanted=True)
     assert sharing.is_unknown(stream)
-    assert not sharing.allows("h264", "yuv420p")
     sharing.verify(stream, run, pictures)
     assert not sharing.is_unknown(stream)
-    assert sharing.allows("h264", "yuv420p")
-    assert not sharing.allows("h264", "yuv420p10le")
-    assert not sharing.allows("hevc", "yuv420p")
+    assert not sharing.allowed(), "the device has not been measured"
+    sharing.measured(True, frames=10, busy_s=0.1)
+    assert sharing.allowed() == {("h264", 8)}
+    sharing.verify(stream, run, {**pictures, 3: pictures[4]})
+    sharing.verify(stream, run, pictures)
+    assert not sharing.allowed(), "one difference is one too many"
     other = Sharing(wanted=True)
+    other.measured(True, frames=10, busy_s=0.1)
     with caplog.at_level(logging.WARNING):
         other.verify(stream, run, {**pictures, 3: pictures[4]})
-    assert not other.allows("h264", "yuv420p")
+    assert not other.allowed()
     assert not other.is_unknown(stream)
     assert "v.mp4" in caplog.text
     missing = Sharing(wanted=True)
+    missing.measured(True, frames=10, busy_s=0.1)
     missing.verify(stream, run, {number: picture for number, picture in pictures.items() if number})
-    assert not missing.allows("h264", "yuv420p")
+    assert not missing.allowed()
 
 
 def test_a_damaged_run_proves_nothing(coded: tuple[Stream, Run]) -> None:

@@ -201,3 +201,9 @@ def test_what_does_not_fit_the_camera_is_refused() -> None:
 
 def test_a_torch_dtype_is_its_name() -> None:
     assert Transform(dtype=torch.bfloat16) == Transform(dtype="bfloat16")
+
+
+@pytest.mark.parametrize("before", [(2, 2), (3, 3), (2, 40), (40, 3), (1, 5)])
+def test_tiny_pictures_are_enlarged_as_exactly(before: tuple[int, int]) -> None:
+    planes = np.random.default_rng(0).integers(0, 256, (3, *before), np.uint8)
+    assert np.abs(Resizer(before, (31, 90)).resize(planes) - scaled(planes, 31, 90)).max() <= 2.0
