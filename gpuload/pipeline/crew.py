@@ -57,10 +57,16 @@ class Crew:
         return min([*workers, *self.of(HOST)], key=lambda w: (w.load + given(w) + 1.0) * pace_s[w.on_device])
 
     def of(self, way: Way) -> list[DecodeWorker]:
-        """The workers of one kind, all alive when they are handed out."""
+        """The workers of one kind, all alive when they are handed out.
+
+        Raises:
+            GpuloadError: why such workers cannot begin here.
+        """
         workers = self._workers.setdefault(way, [])
         for index, worker in enumerate(workers):
             if not worker.alive:
+                if worker.fault is not None:
+                    raise worker.fault
                 worker.close()
                 self.restarted += 1
                 workers[index] = self._make(way)

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 from operator import add
 
-import av
 import numpy as np
 import numpy.typing as npt
 
 from gpuload.decode.base import Stream
 from gpuload.device.planes import staged_bytes
 from gpuload.errors import CacheFull
-from gpuload.index.video import VideoIndex
 from gpuload.pipeline.assemble import Staged
 from gpuload.pipeline.direct import entries, stream_of
 from gpuload.pipeline.work import DecodeTask, DecodeWorker, Fill
@@ -22,8 +20,6 @@ from gpuload.sources.base import SampleSource
 from gpuload.store.cache import BlobCache, BlobKey, Lease
 from gpuload.store.packets import demux_packets
 
-ALIGNMENT = {"av1": (128, 128)}
-"""Columns and rows that pictures are allocated in, where not in FFmpeg's (64, 16); dav1d has its own allocator."""
 ALIGNED = 64
 """Bytes that staged pictures begin at multiples of."""
 FILL_COST = 0.3
@@ -75,12 +71,11 @@ class Lookahead:
         batches: Sequence[npt.NDArray[np.int64]],
         *,
         budget_bytes: int,
-        weight: Callable[[int], float],
+        picture_bytes: Callable[[int], int],
         first_picture: int,
         seen: SeenFrames,
     ) -> None:
-        """``weight(file)``: what a byte of a file's pictures counts of ``budget_bytes``, where they have one of their
-        own on a device."""
+        """``picture_bytes(file)``: what a kept picture of a file counts of ``budget_bytes``."""
         self.source = source
         self.first_picture = first_picture
         samples = np.concatenate(batches)
@@ -91,17 +86,17 @@ class Lookahead:
         file = np.where(self.missing, -1, refs.file).astype(np.int64)
         packet = np.zeros_like(file)
         start = np.zeros_like(file)
-        picture_bytes = np.zeros(int(file.max(initial=-1)) + 1, np.int64)
+        bytes_of = np.zeros(int(file.max(initial=-1)) + 1, np.int64)
         for number in np.unique(file[file >= 0]).tolist():
             here = file == number
             video = source.video(number)
-            picture_bytes[number] = int(kept_bytes(video) * weight(number))
+            bytes_of[number] = picture_bytes(number)
             frames = refs.frame[here]
             packet[here] = video.frame_packet[frames]
             start[here] = video.frame_start[frames]
         largest = max(len(b) for b in batches)
         self.plan: DecodePlan = group_frames(
-            file, packet, start, batch_size=largest, picture_bytes=picture_bytes, budget_bytes=budget_bytes
+            file, packet, start, batch_size=largest, picture_bytes=bytes_of, budget_bytes=budget_bytes
         )
         due = self.plan.picture_due[seen.add(self.plan)]
         self.distinct = np.histogram(due, self.begins)[0].tolist()
@@ -289,11 +284,3 @@ class Lookahead:
             )
         )
         share.cost += last - first + 1
-
-
-def kept_bytes(video: VideoIndex) -> int:
-    """Memory of one decoded picture, alignment included."""
-    columns, rows = ALIGNMENT.get(video.codec, (64, 16))
-    width, height = -(-video.width // columns) * columns, -(-video.height // rows) * rows
-    components = av.VideoFormat(video.pixel_format, width, height).components
-    return sum(part.width * part.height * -(-part.bits // 8) for part in components)

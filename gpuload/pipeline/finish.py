@@ -17,6 +17,7 @@ from gpuload.device.triton import DepthTables, convert_pictures
 from gpuload.errors import DecodeError, DeviceError, GpuloadError
 from gpuload.picture import DevicePicture, PictureForm
 from gpuload.pipeline.assemble import Batch, Layout, Staged
+from gpuload.pipeline.work import join
 from gpuload.transform import SlotForm
 
 COLUMNS = 10
@@ -169,10 +170,10 @@ class FinishingThread:
 
     def end(self) -> None:
         """After what was put. Idempotent."""
-        if self._thread is not None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
             self._queue.put(None)
-            self._thread.join()
-            self._thread = None
+            join(thread)
 
     def close(self) -> None:
         """Ends it and lets go of host memory."""

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from gpuload import ffmpeg
 from gpuload.device.arena import Chunk
-from gpuload.errors import ConfigError
-from gpuload.pipeline.work import Done, Go, PendingUnit, Unit
+from gpuload.errors import ConfigError, GpuloadError
+from gpuload.pipeline.work import Done, Go, PendingUnit, Unit, join
 from gpuload.pipeline.worker import HEADER, send
 from gpuload.transform import SlotForm
 
@@ -53,6 +53,7 @@ class WorkerHandle:
         self.backend, self.on_device, self.needs_pts = backend, False, backend != "pyav"
         self.streams: set[int] = set()
         self.alive, self.epitaph = True, "the decode process had been ended"
+        self.fault: GpuloadError | None = None
         self.load = 0.0
         """Estimated work that was given and not yet done."""
         self.pending: list[PendingUnit] = []
@@ -123,8 +124,7 @@ class WorkerHandle:
             self._process.kill()  # in the middle of a run: nothing of it is wanted any more
             self._process.wait()
         for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join(5.0)
+            join(thread, 5.0)
         self._connection.close()
 
     def _send_all(self) -> None:
@@ -143,7 +143,11 @@ class WorkerHandle:
             with self._connection.makefile("rb") as stream:  # buffered: one call for a whole message
                 while True:
                     stream.read(HEADER.size)
-                    self._on_done(self, pickle.load(stream))
+                    message = pickle.load(stream)
+                    if isinstance(message, Done):
+                        self._on_done(self, message)
+                    else:
+                        self.fault = message
         except Exception as error:  # noqa: BLE001 - whatever ended it, the batches that wait must know
             if not self._closing:
                 self.epitaph = f"the decode process {self.pid} ended"

@@ -17,10 +17,10 @@ from gpuload.decode.base import Decoder, Run, Stream
 from gpuload.device.arena import Chunk
 from gpuload.device.planes import form_of, lines_of, staged_format
 from gpuload.device.stream import DeviceStream
-from gpuload.errors import DecodeError
+from gpuload.errors import DecodeError, GpuloadError
 from gpuload.picture import DevicePicture
 from gpuload.pipeline.share import Sharing
-from gpuload.pipeline.work import STAGED, DecodeWorker, Done, Go, PendingUnit, Unit
+from gpuload.pipeline.work import STAGED, DecodeWorker, Done, Go, PendingUnit, Unit, join
 from gpuload.pipeline.worker import FillAt, Worker
 
 logger = logging.getLogger(__name__)
@@ -91,6 +91,7 @@ class DeviceLane:
         self.backend, self.on_device, self.needs_pts = backend, True, True
         self.streams: set[int] = set()
         self.alive, self.epitaph = True, "the decode thread had been ended"
+        self.fault: GpuloadError | None = None
         self.load = 0.0
         self.pending: list[PendingUnit] = []
         self._make, self._device, self._sharing = make, device, sharing
@@ -120,16 +121,19 @@ class DeviceLane:
     def close(self) -> None:
         """Ends the thread, after the run that it decodes. Idempotent."""
         self.end()
-        if self._thread is not threading.current_thread():
-            self._thread.join(PATIENCE_S)
-            if self._thread.is_alive():
-                logger.warning("decoding on %s does not come back; its thread is left behind", self._device)
+        join(self._thread, PATIENCE_S)
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            logger.warning("decoding on %s does not come back; its thread is left behind", self._device)
 
     def _serve(self) -> None:
         try:
             stream = DeviceStream(self._device)
             with stream.active():
-                decoder = self._make()
+                try:
+                    decoder = self._make()
+                except GpuloadError as error:
+                    self.fault = error
+                    raise
                 try:
                     self._work(DeviceWorker(decoder, self._sharing, lambda: self.alive))
                 finally:

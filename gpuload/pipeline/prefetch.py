@@ -13,12 +13,13 @@ from gpuload.device.arena import BatchPool
 from gpuload.device.stream import pinning
 from gpuload.errors import FrameNotFound, GpuloadError, LoaderClosed, WorkerDied
 from gpuload.pipeline.assemble import Batch, Layout
+from gpuload.pipeline.budget import device_bytes, host_bytes
 from gpuload.pipeline.crew import Crew
 from gpuload.pipeline.feed import Lookahead, SeenFrames, Share
 from gpuload.pipeline.finish import Finisher, FinishingThread
 from gpuload.pipeline.route import Router
 from gpuload.pipeline.shaping import Shaping
-from gpuload.pipeline.work import STAGED, DecodeWorker, Done, PendingUnit, Unit
+from gpuload.pipeline.work import STAGED, DecodeWorker, Done, PendingUnit, Unit, join
 from gpuload.plan.grouping import DecodePlan
 from gpuload.sources.base import SampleSource
 from gpuload.store.cache import BlobCache
@@ -165,7 +166,7 @@ class Prefetcher:
             self._stop = True
             self._changed.notify_all()
         if self._feeder is not None:
-            self._feeder.join()
+            join(self._feeder)
             self._feeder = None
         with self._changed:
             for worker in self._crew:
@@ -205,7 +206,7 @@ class Prefetcher:
                 worker.pending = []
         _release(left)
         if self._feeder is not None:
-            self._feeder.join()
+            join(self._feeder)
         self._batches.clear()
         if self._finishing is not None:
             self._finishing.close()
@@ -223,7 +224,7 @@ class Prefetcher:
                     self._source,
                     batches,
                     budget_bytes=self._frame_cache_bytes,
-                    weight=self._weight,
+                    picture_bytes=self._picture_bytes,
                     first_picture=self._pictures,
                     seen=seen,
                 )
@@ -240,11 +241,14 @@ class Prefetcher:
                 self._feed_error = error
                 self._changed.notify_all()
 
-    def _weight(self, file: int) -> float:
-        if not self._crew.is_on_device(file):
-            return 1.0
+    def _picture_bytes(self, file: int) -> int:
+        """What a kept picture of a file counts of ``frame_cache_bytes``."""
+        video, (backend, device) = self._source.video(file), self._router.way(file)
+        if device == "cpu":
+            return host_bytes(video)
         # The CPU's share of such files counts against the host's budget: the narrower one decides.
-        return max(1.0, max(self._frame_cache_bytes, 1) / self._device_cache_bytes)
+        scale = max(self._frame_cache_bytes, 1) / self._device_cache_bytes
+        return max(host_bytes(video), int(device_bytes(video, is_rgb=backend == "dali") * scale))
 
     def _warn_once(self, plan: DecodePlan) -> None:
         if self._warned:
@@ -376,9 +380,8 @@ class Prefetcher:
             for number, _, _ in pending:
                 batch = self._batches.get(number)
                 if batch is not None:
-                    batch.error = batch.error or WorkerDied(
-                        f"{reason} while it decoded batch {number}; it is started again"
-                    )
+                    died = WorkerDied(f"{reason} while it decoded batch {number}; it is started again")
+                    batch.error = batch.error or worker.fault or died
                     self._count_down(batch)
             self._changed.notify_all()
         _release(pending)

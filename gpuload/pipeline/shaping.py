@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gpuload.errors import ConfigError
+from gpuload.errors import ConfigError, DatasetError
 from gpuload.sources.base import SampleSource
 from gpuload.transform import SlotForm, Transform, draw_views, slot_form, transforms_of, unpack_view
 
@@ -17,7 +17,7 @@ class Shaping:
     """Immutable: any thread may call it.
 
     Raises:
-        ConfigError: a transform does not fit its camera.
+        ConfigError: a transform does not fit its camera, or the images of the first sample.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Shaping:
             )
             for f in self._fields
         )
+        self._try_images(source)
 
     def views(self, samples: npt.NDArray[np.int64], epoch: int) -> npt.NDArray[np.int64]:
         """int64 ``[n, fields]``: which part of a picture each sample sees, as ``draw_views`` packs it."""
@@ -64,6 +65,16 @@ class Shaping:
                 raise ConfigError(f"{key} has {channels} channels: normalize is for three")
             views = draw_views(transform, form, samples, seed=self._seed, epoch=epoch).tolist()
             columns[key] = torch.stack([shape_image(p, form, v) for p, v in zip(pictures, views, strict=True)])
+
+    def _try_images(self, source: SampleSource) -> None:
+        """Now rather than in every batch. What metadata say of an image's size nobody checks: one is read."""
+        if len(source) and any(self._transforms[key] is not None for key in self._images):
+            first = np.zeros(1, np.int64)
+            try:
+                columns = source.columns(first)
+            except DatasetError:
+                return  # the batch that needs it says so
+            self.shape_images(columns, first, epoch=0)
 
 
 def shape_image(pictures: torch.Tensor, form: SlotForm, view: int) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """What a loader and its decode workers say to each other: plain values, so that a worker may be another process."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -90,6 +91,8 @@ class DecodeWorker(Protocol):
     alive: bool
     epitaph: str
     """Why it is not alive, where nobody asked it to end."""
+    fault: GpuloadError | None
+    """Why it could not even begin: another one in its place could not either."""
     load: float
     """Estimated work that was given and not yet done."""
     pending: list[PendingUnit]
@@ -114,3 +117,9 @@ class DecodeWorker(Protocol):
     def close(self) -> None:
         """Ends it. Idempotent."""
         ...
+
+
+def join(thread: threading.Thread, timeout_s: float | None = None) -> None:
+    """Waits for a thread's end. Garbage collection may close a loader in any thread, and none can wait for itself."""
+    if thread is not threading.current_thread():
+        thread.join(timeout_s)

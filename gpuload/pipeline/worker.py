@@ -227,13 +227,17 @@ def _exactly(connection: socket.socket, length: int) -> bytearray:
 
 
 def main(fd: int) -> None:
-    """Serves one loader over the socket ``fd`` until it hangs up."""
+    """Serves one loader over the socket ``fd`` until it hangs up. Answers are ``Done``, or why it cannot begin."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the loader decides
     av.logging.set_level(None)
     gc.disable()  # it would walk through thousands of kept pictures again and again; forgetting them collects cycles
     connection = socket.socket(fileno=fd)
     try:
-        worker = HostWorker(*receive(connection))
+        try:
+            worker = HostWorker(*receive(connection))
+        except GpuloadError as error:  # the loader must not start another one to find out the same
+            send(connection, error)
+            return
         queued: dict[int, list[Unit]] = {}
         while True:
             message = receive(connection)

@@ -28,10 +28,6 @@ class VideoField:
     lut: npt.NDArray[np.float32] | None = None
     """Depth: value of each stored code."""
 
-    @property
-    def frame_bytes(self) -> int:
-        return self.channels * self.height * self.width * (1 if self.dtype == "uint8" else 4)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameRefs:

@@ -1,7 +1,9 @@
 """What goes wrong in the middle: reads, processes, epochs that are left. One batch is lost at most; nothing hangs."""
 
+import gc
 import os
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ import numpy.typing as npt
 import pytest
 
 from gpuload import FrameNotFound, Loader, Transform, loader
-from gpuload.errors import CacheFull, GpuloadError, VideoError, WorkerDied
+from gpuload.errors import CacheFull, ConfigError, GpuloadError, VideoError, WorkerDied
+from gpuload.pipeline.assemble import Batch
+from gpuload.pipeline.finish import Finisher
 from gpuload.pipeline.handle import WorkerHandle
 from gpuload.store.cache import BlobKey
 from gpuload.store.local import LocalFiles
@@ -144,6 +148,70 @@ def test_a_sample_without_frames_fails_alone_on_a_device_too(tmp_path: Path, mon
     monkeypatch.setattr(loader, "finishing_device", lambda device: torch.device("cpu"))
     with Loader(source, 4) as loading, pytest.raises(FrameNotFound, match="no frame"):
         next(iter(loading))
+
+
+def test_workers_that_cannot_begin_say_why_and_are_not_started_again_and_again(
+    source: NumberedSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    begin = WorkerHandle.__init__
+
+    def counting(self: WorkerHandle, *arguments: Any, **named: Any) -> None:
+        begin(self, *arguments, **named)
+        started.append(self.pid)
+
+    monkeypatch.setattr(WorkerHandle, "__init__", counting)
+    with Loader(source, 8, num_threads=2, backend="torchcodec", device="cpu") as loading:
+        (tmp_path / "torchcodec").mkdir()
+        (tmp_path / "torchcodec" / "__init__.py").write_text("raise ImportError('half an installation')")
+        monkeypatch.syspath_prepend(tmp_path)  # decode processes get this path
+        outcomes = outcomes_of(loading, source, [])
+        assert len(outcomes) == len(loading)
+        assert all(isinstance(o, ConfigError) and "half an installation" in str(o) for o in outcomes)
+        assert len(started) == 2
+        assert loading.stats.workers_restarted == 0
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_a_loader_that_garbage_collection_closes_in_one_of_its_own_threads_ends(
+    source: NumberedSource, monkeypatch: pytest.MonkeyPatch, staged: bool
+) -> None:
+    import torch
+
+    def ours() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name.startswith("gpuload-")]
+
+    nobody_holds_it, collected = threading.Event(), threading.Event()
+    columns, finish = source.columns, Finisher.finish
+
+    def collect_in(name: str) -> None:
+        if threading.current_thread().name == name and nobody_holds_it.wait(20.0):
+            gc.collect()
+            collected.set()
+
+    def columns_later(samples: npt.NDArray[np.int64]) -> Any:
+        collect_in("gpuload-feed" if not staged else "nobody")
+        return columns(samples)
+
+    def finish_later(self: Finisher, batch: Batch) -> None:
+        collect_in("gpuload-finish")
+        finish(self, batch)
+
+    monkeypatch.setattr(source, "columns", columns_later)
+    monkeypatch.setattr(Finisher, "finish", finish_later)
+    if staged:
+        monkeypatch.setattr(loader, "finishing_device", lambda device: torch.device("cpu"))
+    before = ours()
+    loading = Loader(source, 8, num_threads=1)
+    iter(loading)
+    loading.cycle = loading  # type: ignore[attr-defined]  # only garbage collection finds it
+    del loading
+    nobody_holds_it.set()
+    assert collected.wait(20.0)
+    end = time.perf_counter() + 10.0
+    while len(ours()) > len(before) and time.perf_counter() < end:
+        time.sleep(0.05)
+    assert len(ours()) <= len(before)  # and nothing was raised that nobody can catch: pytest would fail
 
 
 def test_numpy_numbers_are_numbers(source: NumberedSource) -> None:

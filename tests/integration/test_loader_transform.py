@@ -152,6 +152,8 @@ def test_image_features_are_transformed_too(tmp_path: Path) -> None:
     add_feature(
         root, "map", "image", [30, 40, 3], pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
     )
+    with pytest.raises(ConfigError, match="map: a crop of 40x40 leaves the picture of 30x40"):
+        Loader(LeRobotDataset(root), 4, transform={"map": Transform(crop=(40, 40))})
     transform = Transform(crop=(20, 30), resize=(10, 12), flip=True, dtype="uint8", layout="hwc")
     with Loader(LeRobotDataset(root, delta_timestamps={"map": [-1 / 30, 0.0]}), 4, transform=transform) as loader:
         batch = next(iter(loader))

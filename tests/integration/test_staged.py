@@ -132,7 +132,9 @@ def test_a_picture_crosses_once_however_many_slots_it_fills_and_not_at_all_from_
 ) -> None:
     source = make_source(tmp_path, episodes=1, frames=12, offsets=(-2, -1, 0))
     seen = SeenFrames(source)
-    plan = Lookahead(source, [np.arange(8)], budget_bytes=1 << 30, weight=lambda file: 1.0, first_picture=7, seen=seen)
+    plan = Lookahead(
+        source, [np.arange(8)], budget_bytes=1 << 30, picture_bytes=lambda file: 1, first_picture=7, seen=seen
+    )
     views = np.zeros((8, 3), np.int64)
     staged = plan.staged(0, views, lambda file: True)
     router = route.Router(source, device=torch.device("cpu"), backend="auto")

@@ -1,0 +1,30 @@
+"""How much memory a kept picture takes, for the plan to stay within its budgets."""
+
+import av
+
+from gpuload.device.planes import plane_shapes, staged_format
+from gpuload.index.video import VideoIndex
+
+ALIGNMENT = {"av1": (128, 128)}
+"""Columns and rows that pictures are allocated in, where not in FFmpeg's (64, 16); dav1d has its own allocator."""
+DEVICE_ALIGNMENT = 256
+"""Bytes that lines are multiples of in FFmpeg's pools of device memory (``CUDA_FRAME_ALIGNMENT``, hwcontext_cuda.c)."""
+
+
+def host_bytes(video: VideoIndex) -> int:
+    """Of a picture in host memory, alignment included."""
+    columns, rows = ALIGNMENT.get(video.codec, (64, 16))
+    width, height = -(-video.width // columns) * columns, -(-video.height // rows) * rows
+    components = av.VideoFormat(video.pixel_format, width, height).components
+    return sum(part.width * part.height * -(-part.bits // 8) for part in components)
+
+
+def device_bytes(video: VideoIndex, *, is_rgb: bool) -> int:
+    """Of a picture in device memory: planes with aligned lines; or packed RGB, where a decoder gives nothing else."""
+    if is_rgb:
+        return 3 * video.width * video.height
+    name = staged_format(video.pixel_format)
+    if "420" in name:  # NVDEC interleaves the chroma
+        name = "nv12" if av.VideoFormat(name).components[0].bits == 8 else "p010le"
+    shapes = plane_shapes(name, video.width, video.height)
+    return sum(rows * -(-line_bytes // DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT for rows, line_bytes in shapes)
