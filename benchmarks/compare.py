@@ -4,7 +4,7 @@
     python -m benchmarks.compare --quick            # a few minutes: does the machinery work?
     python -m benchmarks.compare --only 'H.264*' --peers 'gpuload*,LeRobot*,limit*'
     python -m benchmarks.compare --data FOLDER      # your dataset instead of ours
-    python -m benchmarks.compare --write-readme     # the record of this commit into README.md, nothing measured
+    python -m benchmarks.compare --write-readme benchmarks/records/compare-….json    # into README.md, nothing measured
 
 What is measured, and how: benchmarks/README.md.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.cases import CASES, QUICK, Case
-from benchmarks.comparison import Comparison, code_identity, open_comparison
+from benchmarks.comparison import Comparison, open_comparison, read_comparison
 from benchmarks.datasets import default_folder
 from benchmarks.environments import Ready, ensure_environment, installed
 from benchmarks.plots import PLOTS, plot_comparison
@@ -119,7 +119,8 @@ def measure(
         comparison.content["cases"][case.name] = asdict(case)
         console.rule(case.name)
         for number in range(rounds):
-            for variant in variants:
+            # There and back, so that nobody is always the last one after a long row of others.
+            for variant in variants[:: -1 if number % 2 else 1]:
                 if comparison.find(case.name, variant.name, number) is None:
                     outcome = one_run(case, variant, environments, comparison, seconds=seconds, number=number)
                     comparison.add(case.name, variant.name, number, outcome)
@@ -153,10 +154,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="a LeRobot v3 folder to measure instead of our datasets")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float, help="of one measurement")
-    parser.add_argument("--fresh", action="store_true", help="forget what was measured of this commit")
+    parser.add_argument("--fresh", action="store_true", help="forget what was measured of this code")
     parser.add_argument("--out", type=Path, help="folder for record, page and plots instead of benchmarks/")
     parser.add_argument("--list", action="store_true", help="print cases and variants, and stop")
-    parser.add_argument("--write-readme", action="store_true", help="put the record's table into README.md, and stop")
+    parser.add_argument("--write-readme", type=Path, metavar="RECORD", help="this record's table into README.md; stop")
     return parser.parse_args()
 
 
@@ -177,15 +178,16 @@ def main() -> None:
         for case, variants in matrix:
             console.print(f"{case.name}: {', '.join(one.name for one in variants)}", markup=False, highlight=False)
         return
+    if args.write_readme is not None:
+        try:
+            write_readme(read_comparison(args.write_readme), RECORDS.parent.parent / "README.md")
+        except (OSError, ValueError) as error:
+            sys.exit(str(error))
+        return
     name = "quick" if args.quick else f"data-{args.data.resolve().name}" if args.data else "compare"
     rounds, seconds = args.rounds or (1 if args.quick else 3), args.seconds or (1.0 if args.quick else 4.0)
     settings = {"seconds": seconds, "data": str(args.data or "")}
     comparison = open_comparison(name, settings, fresh=args.fresh, folder=args.out or RECORDS)
-    if args.write_readme:
-        if not comparison.content["runs"]:
-            sys.exit(f"there is no record of {code_identity()}; run python -m benchmarks.compare first")
-        write_readme(comparison, RECORDS.parent.parent / "README.md")
-        return
     used = {one.environment for _, variants in matrix for one in variants if one.needs == "cpu" or has_cuda()}
     environments = prepare(used, comparison, console)
     for case, _ in matrix:

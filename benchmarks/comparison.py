@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,13 +14,12 @@ CODE = ("gpuload", "kernels", "benchmarks")
 
 
 def code_identity() -> str:
-    """The commit; of a changed tree with a hash of the changes, so that other code is another record."""
-    commit = current_commit()
-    if not commit.endswith("-dirty"):
-        return commit
+    """A hash of the code that is measured and that measures: other code is another record, whatever its commit."""
     root = RECORDS.parent.parent
-    changes = subprocess.run(["git", "diff", "HEAD", "--", *CODE], cwd=root, capture_output=True, check=False).stdout
-    return f"{commit}-{hashlib.sha256(changes).hexdigest()[:8]}"
+    digest = hashlib.sha256()
+    for path in sorted(path for folder in CODE for path in (root / folder).rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0{path.read_text()}\0".encode())
+    return digest.hexdigest()[:10]
 
 
 @dataclass
@@ -112,16 +110,25 @@ class Cell:
 
 
 def open_comparison(name: str, settings: dict[str, Any], *, fresh: bool, folder: Path = RECORDS) -> Comparison:
-    """The record of this code under this name, gone on with unless it was made with other settings or ``fresh``."""
-    path = folder / f"{name}-{code_identity()}.json"
+    """The record of this code, these settings and this machine, gone on with unless ``fresh``.
+
+    What failed is not taken over: it is tried again.
+    """
+    machine = describe_machine()
+    about = {**settings, "cpu": machine["cpu"], "cores": machine["cores"]}
+    path = folder / f"{name}-{code_identity()}-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:6]}.json"
     if path.exists() and not fresh:
         content = json.loads(path.read_text())
-        if content["settings"] == settings:
-            return Comparison(path, content)
+        content["runs"] = [run for run in content["runs"] if "result" in run]
+        content["checks"] = {
+            dataset: {name: verdict for name, verdict in verdicts.items() if verdict["word"] != "failed"}
+            for dataset, verdicts in content["checks"].items()
+        }
+        return Comparison(path, content)
     content = {
         "when": datetime.now(UTC).isoformat(),
-        "commit": code_identity(),
-        "machine": describe_machine(),
+        "commit": current_commit(),
+        "machine": machine,
         "versions": describe_versions(),
         "settings": settings,
         "environments": {},
@@ -129,4 +136,16 @@ def open_comparison(name: str, settings: dict[str, Any], *, fresh: bool, folder:
         "cases": {},
         "runs": [],
     }
+    return Comparison(path, content)
+
+
+def read_comparison(path: Path) -> Comparison:
+    """A record as it stands, to be shown.
+
+    Raises:
+        OSError, ValueError: it is not there, or no such record.
+    """
+    content = json.loads(path.read_text())
+    if not isinstance(content, dict) or "runs" not in content:
+        raise ValueError(f"{path} is no record of a comparison")
     return Comparison(path, content)

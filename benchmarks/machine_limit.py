@@ -12,7 +12,6 @@ import argparse
 import json
 import mmap
 import multiprocessing
-import os
 import queue
 import time
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
+from gpuload.cores import usable_cores
 from gpuload.device.swscale import SwscaleConverter
 
 DECODERS = {"av1": "libdav1d"}  # FFmpeg's own `av1` decodes on hardware only
@@ -178,7 +178,7 @@ def measure_limit(
     Raises:
         RuntimeError: a process failed.
     """
-    count = processes or len(os.sched_getaffinity(0))
+    count = processes or usable_cores()
     gops = read_gops(root)
     context = multiprocessing.get_context("spawn")
     start, done = context.Barrier(count), context.Queue()

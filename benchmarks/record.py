@@ -16,6 +16,8 @@ from typing import Any
 
 import psutil
 
+from gpuload.cores import usable_cores
+
 RECORDS = Path(__file__).resolve().with_name("records")
 PACKAGES = ("torch", "av", "numpy", "pyarrow", "torchcodec")
 
@@ -116,7 +118,7 @@ def describe_machine() -> dict[str, Any]:
     except OSError:  # not Linux
         model = platform.processor()
     return {
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "cpu": model,
         "memory_bytes": psutil.virtual_memory().total,
         "load_before": os.getloadavg()[0],

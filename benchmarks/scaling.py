@@ -8,7 +8,6 @@ The machine's limit is measured beside each point that it depends on. Record, pl
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -17,13 +16,14 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.cases import Case
+from benchmarks.cases import FILLED_S, Case
 from benchmarks.comparison import Comparison, open_comparison
 from benchmarks.environments import ensure_environment
 from benchmarks.record import run_measured
 from benchmarks.scaling_plots import plot_scaling
 from benchmarks.script import Outcome, run_script
 from benchmarks.variants import Variant
+from gpuload.cores import usable_cores
 
 AXES = ("threads", "gop", "lookahead", "cache", "planning", "opening")
 TIMEOUT_S = 300.0
@@ -59,7 +59,7 @@ def points(*, quick: bool) -> Iterator[Point]:
     scale = "tiny" if quick else "one"
     base = Case("H.264 g30", "h264_g30", scale)
     orders = ("block", "global")
-    for count in powers(1, len(os.sched_getaffinity(0)), 2):
+    for count in powers(1, usable_cores(), 2):
         yield Point("threads", "limit", count, base, {"processes": count})
         for order in orders:
             yield Point("threads", order, count, base, {"shuffle": order, "loader": {"num_threads": count}})
@@ -69,7 +69,7 @@ def points(*, quick: bool) -> Iterator[Point]:
         for order in orders:
             yield Point("gop", order, gop, case, {"shuffle": order})
     # On the long dataset: in a short one every lookahead sees the whole epoch.
-    long = replace(base, long=not quick)
+    long = replace(base, long=not quick, warm_s=FILLED_S)
     lookaheads = (64, 4096) if quick else (64, 256, 1024, 4096, 16384, 65536)
     caches = (16, 1024) if quick else (16, 64, 256, 1024, 4096)
     for axis, places in (("lookahead", lookaheads), ("cache", caches)):
@@ -128,7 +128,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", default=",".join(AXES), help="axes, separated by commas")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float)
-    parser.add_argument("--fresh", action="store_true", help="forget what was measured of this commit")
+    parser.add_argument("--fresh", action="store_true", help="forget what was measured of this code")
     args = parser.parse_args()
     if unknown := set(args.only.split(",")) - set(AXES):
         parser.error(f"unknown axes {sorted(unknown)}; there are {', '.join(AXES)}")

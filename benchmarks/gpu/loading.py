@@ -12,7 +12,7 @@ from benchmarks.gil import busy
 from benchmarks.gpu.candidates import synchronize
 from benchmarks.gpu.network import training_step
 from benchmarks.gpu.ours import dataset_of, make_loader, on_device
-from benchmarks.gpu.setting import Setting, first_line, say
+from benchmarks.gpu.setting import Setting, attempt
 from benchmarks.gpu.targets import NVDEC_ONLY
 from benchmarks.gpu.workloads import BASE, CAMERA, WINDOW, Workload, ensure_workload, workloads
 
@@ -77,26 +77,17 @@ def _counted(loader: gpuload.Loader, setting: Setting, run: Callable[[], object]
 def measure(setting: Setting) -> None:
     """Every workload: block and global shuffle with nothing else; then what stands beside the base workload."""
     rates: dict[str, float] = {}
+    trying = partial(attempt, setting, needs_s=2 * setting.long_seconds + 4)
     for workload in workloads(setting):
         for shuffle, backend in (("block", "auto"), ("block", "torchcodec"), ("global", "auto")):
             label = f"{workload.name} {shuffle}{NVDEC_ONLY if backend != 'auto' else ''}"
-            _try(setting, label, partial(plain, setting, workload, shuffle, backend, rates))
+            trying(label, partial(plain, setting, workload, shuffle, backend, rates))
     base = next((one for one in workloads(setting) if one.name == BASE), workloads(setting)[0])
     for beside in ("process", "thread"):
-        _try(setting, f"{base.name} beside a busy {beside}", partial(beside_python, setting, base, beside))
+        trying(f"{base.name} beside a busy {beside}", partial(beside_python, setting, base, beside))
     for workload in workloads(setting):
         rate = rates.get(workload.name, 0.0)
-        _try(setting, f"{workload.name} training", partial(training, setting, workload, rate))
-
-
-def _try(setting: Setting, label: str, run: Callable[[], dict[str, Any]]) -> None:
-    if setting.left_s < 2 * setting.long_seconds + 4:
-        say(label, {"left out": "no time was left"})
-        return
-    try:
-        say(label, run())
-    except Exception as error:  # noqa: BLE001 - any library's any failure: the next one may do well
-        say(label, {"failed": first_line(error)})
+        trying(f"{workload.name} training", partial(training, setting, workload, rate))
 
 
 def plain(setting: Setting, workload: Workload, shuffle: str, backend: str, rates: dict[str, float]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import importlib
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from benchmarks.gpu.candidates import synchronize
 from benchmarks.gpu.clips import ensure_clip, rate_clip
 from benchmarks.gpu.loading import drawn
 from benchmarks.gpu.ours import dataset_of, make_loader, on_device
-from benchmarks.gpu.setting import Setting, first_line, say
+from benchmarks.gpu.setting import Setting, attempt
 from benchmarks.gpu.workloads import (
     BASE,
     BATCH,
@@ -61,28 +61,19 @@ class PerSample(Dataset[torch.Tensor]):
 
 def measure(setting: Setting) -> None:
     """Ours with global shuffle first, then the others on the same files."""
+    trying = partial(attempt, setting, needs_s=4 * setting.long_seconds + 6)
     todo = [TINY] if setting.dry else [WORKLOADS[BASE], WORKLOADS["h264 640x480 g30"]]
     for workload in todo:
-        _try(setting, f"{workload.name}: gpuload global", partial(ours, setting, workload))
+        trying(f"{workload.name}: gpuload global", partial(ours, setting, workload))
         for workers in (0, 1) if setting.dry else (4, 8, 0, 15):
             label = f"{workload.name}: torchcodec per sample, {workers} workers"
-            _try(setting, label, partial(per_sample, setting, workload, workers))
+            trying(label, partial(per_sample, setting, workload, workers))
     for workload in todo:
         for readers in READERS[: 1 if setting.dry else None]:
             label = f"{workload.name}: DALI fn.readers.video x{readers}"
-            _try(setting, label, partial(dali_reader, setting, workload, readers, experimental=False))
+            trying(label, partial(dali_reader, setting, workload, readers, experimental=False))
         label = f"{workload.name}: DALI fn.experimental.readers.video"
-        _try(setting, label, partial(dali_reader, setting, workload, 1, experimental=True))
-
-
-def _try(setting: Setting, label: str, run: Callable[[], dict[str, Any]]) -> None:
-    if setting.left_s < 4 * setting.long_seconds + 6:
-        say(label, {"left out": "no time was left"})
-        return
-    try:
-        say(label, run())
-    except Exception as error:  # noqa: BLE001 - any library's any failure: the next one may do well
-        say(label, {"failed": first_line(error)})
+        trying(label, partial(dali_reader, setting, workload, 1, experimental=True))
 
 
 def ours(setting: Setting, workload: Workload) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,14 @@ def first_line(error: BaseException) -> str:
     """Kind and first line of an error: libraries append their source lines and stack."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def attempt(setting: Setting, label: str, run: Callable[[], dict[str, Any]], *, needs_s: float) -> None:
+    """Says what ``run`` found, or why it failed, or that there was no time for it."""
+    if setting.left_s < needs_s:
+        say(label, {"left out": "no time was left"})
+        return
+    try:
+        say(label, run())
+    except Exception as error:  # noqa: BLE001 - any library's any failure: the next one may do well
+        say(label, {"failed": first_line(error)})

@@ -20,10 +20,12 @@ class DecordReader:
         self._fps = job.fps
         self._size = {"height": job.size[0], "width": job.size[1]} if job.size else {}
         self._readers: dict[Path, Any] = {}
+        self._threads = 1 if job.options.get("workers") else 0  # 0: as many as it wants
 
     def read(self, path: Path, times_s: list[float]) -> torch.Tensor:
         if path not in self._readers:
-            self._readers[path] = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1, **self._size)
+            reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=self._threads, **self._size)
+            self._readers[path] = reader
         frames = self._readers[path].get_batch([round(time_s * self._fps) for time_s in times_s]).asnumpy()
         return torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()
 

@@ -29,7 +29,6 @@ def main() -> None:
         frames_delivered=round(limit.frames_per_s * limit.seconds),
         seconds=limit.seconds,
         counters={"frames_decoded": limit.decoded_per_s * limit.seconds},
-        cpu_s_per_frame=limit.processes / limit.frames_per_s,
         facts={"processes": limit.processes},
     )
 

@@ -29,9 +29,10 @@ def decode(sample: int, *, folder: Folder, job: Job) -> dict[str, Any]:
     for camera in job.cameras:
         path, times = folder.frames(sample, camera, job.offsets)
         half_s = 0.5 / job.fps
-        packets = spdl.io.demux_video(str(path), timestamp=(max(0.0, times[0] - half_s), times[-1] + half_s))
+        shown, place = np.unique(times, return_inverse=True)  # windows at an episode's edge repeat a frame
+        packets = spdl.io.demux_video(str(path), timestamp=(max(0.0, shown[0] - half_s), shown[-1] + half_s))
         buffer = spdl.io.decode_packets_nvdec(packets, device_config=spdl.io.cuda_config(device_index=0), **scale)
-        frames = spdl.io.to_torch(buffer)
+        frames = spdl.io.to_torch(buffer)[torch.from_numpy(place).to("cuda")]
         found[camera] = frames.to(torch.float32) / 255 if job.dtype == "float32" else frames
     return found
 

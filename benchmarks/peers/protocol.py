@@ -141,7 +141,7 @@ def measure(job: Job, start: Callable[[Job], Peer]) -> dict[str, Any]:
     first_batch_s = time.perf_counter() - begin
     emit("first_batch", seconds=first_batch_s, frames=first)
     least, multiple = job.min_batches, max(1, int(job.options.get("workers", 0)))
-    _, ended = clocked.window(batches, lambda s, n: s >= job.warm_s and n >= 2 * multiple)
+    warm, ended = clocked.window(batches, lambda s, n: s >= job.warm_s and n >= 2 * multiple)
     if not ended:  # workers hand batches over in turns: a whole number of turns
         seen, ended = clocked.window(batches, lambda s, n: s >= job.seconds and n >= least and n % multiple == 0)
     if ended:
@@ -157,6 +157,7 @@ def measure(job: Job, start: Callable[[Job], Peer]) -> dict[str, Any]:
         "whole_epochs": seen.whole_epochs,
         "opened_s": opened_s,
         "first_batch_s": first_batch_s,
+        "warm": {"frames_per_s": warm.frames / warm.seconds, "seconds": warm.seconds},
         "wait_p50_s": float(np.percentile(seen.waits_s, 50)),
         "wait_p95_s": float(np.percentile(seen.waits_s, 95)),
         "counters": seen.counters,

@@ -55,20 +55,19 @@ _OUT = {torch.uint8: tl.uint8, torch.float16: tl.float16, torch.bfloat16: tl.bfl
 @triton.jit
 def _store(
     slot,
-    red,
-    green,
-    blue,
-    first_row,
-    first_column,
-    out_rows,
-    out_columns,
+    colors,
+    first,
+    out_size,
     finish,
     TURNED: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     OUT: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):
-    """Writes centred colours ``[A, B]`` of outputs that begin at (first_row, first_column) along stored axes."""
+    """Writes centred colours ``[A, B]`` of outputs that begin at ``first`` (row, column) along stored axes."""
+    red, green, blue = colors
+    first_row, first_column = first
+    out_rows, out_columns = out_size
     if TURNED:
         red, green, blue = tl.trans(red), tl.trans(green), tl.trans(blue)
         first_y, first_x = first_column, first_row
@@ -133,6 +132,7 @@ def _convert(
     block = tl.program_id(0) % blocks
     first_row = block // column_blocks * BLOCK_ROWS
     first_column = block % column_blocks * BLOCK_COLUMNS
+    first, out_size = (first_row, first_column), (out_rows, out_columns)
 
     entry_ptr = table_ptr + picture.to(tl.int64) * 10
     planes = (
@@ -165,8 +165,8 @@ def _convert(
             planes,
             (row_start, column_start),
             (rows, columns),
-            (first_row, first_column),
-            (out_rows, out_columns),
+            first,
+            out_size,
             (row_scale, column_scale),
             (rows_mirrored, columns_mirrored),
             picture_size,
@@ -177,21 +177,7 @@ def _convert(
             STEP_ROWS,
             STEP_COLUMNS,
         )
-        _store(
-            slot,
-            red,
-            green,
-            blue,
-            first_row,
-            first_column,
-            out_rows,
-            out_columns,
-            finish,
-            TURNED,
-            CHANNELS_LAST,
-            OUT,
-            False,
-        )
+        _store(slot, (red, green, blue), first, out_size, finish, TURNED, CHANNELS_LAST, OUT, False)
     else:
         down = first_row + tl.arange(0, BLOCK_ROWS)
         down = row_start + tl.where(rows_mirrored != 0, rows - 1 - down, down)
@@ -204,41 +190,13 @@ def _convert(
             column = column_start // 4 * 4 + first_column
             across = column + tl.arange(0, BLOCK_COLUMNS)[None, :]
             red, green, blue = centred_rgb(planes, down, across, column, picture_size, color, SOURCE, True, True)
-            _store(
-                slot,
-                red,
-                green,
-                blue,
-                first_row,
-                first_column,
-                out_rows,
-                out_columns,
-                finish,
-                TURNED,
-                CHANNELS_LAST,
-                OUT,
-                True,
-            )
+            _store(slot, (red, green, blue), first, out_size, finish, TURNED, CHANNELS_LAST, OUT, True)
         else:
             across = first_column + tl.arange(0, BLOCK_COLUMNS)
             across = column_start + tl.where(columns_mirrored != 0, columns - 1 - across, across)
             across = tl.maximum(across, 0)[None, :]
             red, green, blue = centred_rgb(planes, down, across, 0, picture_size, color, SOURCE, False, False)
-            _store(
-                slot,
-                red,
-                green,
-                blue,
-                first_row,
-                first_column,
-                out_rows,
-                out_columns,
-                finish,
-                TURNED,
-                CHANNELS_LAST,
-                OUT,
-                False,
-            )
+            _store(slot, (red, green, blue), first, out_size, finish, TURNED, CHANNELS_LAST, OUT, False)
 
 
 def kernel_arguments(source: Source, target: Target) -> dict[str, Any]:

@@ -93,11 +93,30 @@ def test_an_interrupted_comparison_goes_on(tmp_path: Path) -> None:
     assert opened(tmp_path).find("case", "gpuload block", 0) is not None
     assert opened(tmp_path).find("case", "gpuload block", 1) is None
     assert opened(tmp_path, fresh=True).find("case", "gpuload block", 0) is None
-    assert opened(tmp_path, seconds=2.0).find("case", "gpuload block", 0) is None
+
+
+def test_other_settings_leave_a_record_alone(tmp_path: Path) -> None:
+    opened(tmp_path).add("case", "gpuload block", 0, {"result": {"frames_per_s": 3.0}, "peak_bytes": 1})
+    other = opened(tmp_path, seconds=2.0)
+    assert other.find("case", "gpuload block", 0) is None
+    other.add("case", "gpuload block", 0, {"result": {"frames_per_s": 5.0}, "peak_bytes": 1})
+    found = opened(tmp_path).find("case", "gpuload block", 0)
+    assert found is not None
+    assert found["result"]["frames_per_s"] == 3.0
+
+
+def test_what_failed_is_tried_again(tmp_path: Path) -> None:
+    record = opened(tmp_path)
+    record.add("case", "LeRobot", 0, {"reason": "cannot be installed: no network"})
+    record.add_check("set", "LeRobot", {"word": "failed", "detail": "no network", "passed": False})
+    record.add_check("set", "decord", {"word": "differs", "detail": "PSNR 9 dB", "passed": False})
+    again = opened(tmp_path)
+    assert again.find("case", "LeRobot", 0) is None
+    assert again.checks["set"].keys() == {"decord"}
 
 
 def test_other_code_is_another_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened(tmp_path).add("case", "gpuload block", 0, {"reason": "none"})
+    opened(tmp_path).add("case", "gpuload block", 0, {"result": {"frames_per_s": 3.0}, "peak_bytes": 1})
     monkeypatch.setattr(comparison, "code_identity", lambda: "other")
     assert opened(tmp_path).find("case", "gpuload block", 0) is None
 
