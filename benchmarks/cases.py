@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.datasets import ensure_dataset
-from benchmarks.peers.folder import read_folder
+from benchmarks.peers.folder import Folder, read_folder
 from benchmarks.peers.protocol import Job
 
 
@@ -43,7 +43,7 @@ class Case:
         folder = read_folder(self.root())
         return Job(
             root=str(folder.root),
-            cameras=folder.cameras,
+            cameras=of_one_size(folder),
             fps=folder.fps,
             offsets=tuple(range(1 - self.window, 1)),
             dtype=self.dtype,
@@ -54,6 +54,18 @@ class Case:
             min_batches=8 if seconds >= 3 else 2,
             work=str(work),
         )
+
+
+def of_one_size(folder: Folder) -> tuple[str, ...]:
+    """The cameras that share the first one's size: what a window of the check is stacked of.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not folder.cameras:
+        raise ValueError(f"{folder.root} has no cameras that are stored as video")
+    sizes = {camera: tuple(folder.info["features"][camera]["shape"]) for camera in folder.cameras}
+    return tuple(camera for camera in folder.cameras if sizes[camera] == sizes[folder.cameras[0]])
 
 
 FILLED_S = 16.0

@@ -190,8 +190,12 @@ def main() -> None:
     comparison = open_comparison(name, settings, fresh=args.fresh, folder=args.out or RECORDS)
     used = {one.environment for _, variants in matrix for one in variants if one.needs == "cpu" or has_cuda()}
     environments = prepare(used, comparison, console)
-    for case, _ in matrix:
-        console.print(f"dataset {case.dataset_name}: {case.root()}", highlight=False)
+    try:
+        for case, _ in matrix:
+            console.print(f"dataset {case.dataset_name}: {case.root()}", highlight=False)
+            case.job(seconds=seconds, work=work_of(case))
+    except (OSError, ValueError, KeyError) as error:
+        sys.exit(f"{case.name}: {error}")
     check_frames(matrix, environments, comparison, console)
     measure(matrix, environments, comparison, rounds=rounds, seconds=seconds, console=console)
     comparison.save()

@@ -98,9 +98,10 @@ class Cell:
         values = [result[key] for result in self.results if result.get(key) is not None]
         return spread(values)["median"] if values else None
 
-    def ratio(self, upper: str, lower: str) -> float | None:
-        """Of two running totals, or of one and ``frames_delivered``."""
-        totals = [{**result, **result.get("counters", {})} for result in self.results]
+    def ratio(self, upper: str, lower: str, *, whole: bool = False) -> float | None:
+        """Of two running totals, or of one and ``frames_delivered``; ``whole``: over whole epochs only."""
+        chosen = [result for result in self.results if result.get("whole_epochs") or not whole]
+        totals = [{**result, **result.get("counters", {})} for result in chosen]
         values = [total[upper] / total[lower] for total in totals if upper in total and total.get(lower)]
         return spread(values)["median"] if values else None
 

@@ -152,13 +152,21 @@ def repeat_dataset(source: Path, target: Path, *, times: int) -> None:
             other = target / path.relative_to(source).with_name(f"file-{number:03d}{path.suffix}")
             other.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix == ".mp4":
-                other.hardlink_to(path)
+                link_or_copy(path, other)
                 continue
             rows = {"episode_index": copy * num_episodes, "index": copy * num_frames}
             pq.write_table(shifted(pq.read_table(path), rows), other)
     info |= {"total_episodes": num_episodes * times, "total_frames": num_frames * times}
     info["splits"] = {"train": f"0:{num_episodes * times}"}
     (target / "meta" / "info.json").write_text(json.dumps(info, indent=4))
+
+
+def link_or_copy(path: Path, other: Path) -> None:
+    """A second name for a file; a second file where the file system has no such names."""
+    try:
+        other.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, other)
 
 
 def shifted(table: pa.Table, by: Mapping[str, int]) -> pa.Table:

@@ -37,7 +37,14 @@ ENVIRONMENTS: Mapping[str, Environment] = {
         # torchcodec, PyAV and decord do not get in each other's way.
         Environment(
             "torchcodec-0.17.0",
-            ("torch==2.15.0", "torchcodec==0.17.0", "av==18.1.0", "numpy<3", "pyarrow<27", "decord==0.6.0"),
+            (
+                "torch==2.15.0",
+                "torchcodec==0.17.0",
+                "av==18.1.0",
+                "numpy<3",
+                "pyarrow<27",
+                "decord==0.6.0; platform_machine == 'x86_64'",
+            ),
         ),
         Environment("dali-2.4.0", ("nvidia-dali-cuda130==2.4.0", "torch==2.15.0", "numpy<3", "pyarrow<27")),
         Environment("spdl-0.8.0", ("spdl-io==0.8.0", "spdl-core==0.8.0", "torch==2.15.0", "numpy<3", "pyarrow<27")),
@@ -64,8 +71,7 @@ def ensure_environment(name: str, *, folder: Path | None = None) -> Ready:
     home = (folder or default_folder()) / name
     python, ready = home / "venv" / "bin" / "python", home / ".ready"
     if not ready.exists():
-        if not python.exists():
-            command([sys.executable, "-m", "venv", str(home / "venv")])
+        command([sys.executable, "-m", "venv", "--clear", str(home / "venv")])  # half of one may be there
         command([str(python), "-m", "pip", "install", "-q", *ENVIRONMENTS[name].requirements])
         for libraries in (home / "venv").glob("lib/python3*/site-packages/av.libs"):
             link_ffmpeg(libraries, home / "ffmpeg")

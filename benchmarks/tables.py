@@ -1,5 +1,6 @@
 """Markdown of a comparison: a page with every figure, and the short tables that README shows."""
 
+import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ HEADER = (
     "decoded per delivered",
     "amplification",
     "first batch s",
+    "frames/s at first",
     "wait p50 / p95 ms",
     "CPU ms per frame",
     "peak MiB",
@@ -52,47 +54,54 @@ def write_readme(comparison: Comparison, readme: Path) -> None:
 
 
 def summary(comparison: Comparison) -> str:
-    """Two tables: all variants on the codecs, the leading ones on what changes one thing; frames/s."""
+    """One table: cases down, every peer and order across with its best configuration; frames/s."""
     cases = by_case(comparison)
-    content = comparison.content["cases"]
-    plain = {"scale": "one", "window": 2, "dtype": "uint8", "size": None, "step_s": 0.0, "long": False}
-    codecs = [case for case in cases if all(content[case].get(key) == value for key, value in plain.items())]
-    others = [case for case in cases if case not in codecs]
     machine = comparison.content["machine"]
-    parts = [
-        f"Delivered frames/s, median of the rounds, on {machine['cores']} cores of {machine['cpu']}; "
-        f"commit {comparison.content['commit']}, {comparison.content['when'][:10]}.",
-        grid(cases, codecs, [name for name in VARIANTS if any(name == c.variant for k in codecs for c in cases[k])]),
-    ]
-    if others:
-        leading = [name for name, one in VARIANTS.items() if one.leading and one.needs == "cpu"]
-        parts.append(grid(cases, others, leading))
-    return "\n\n".join(parts)
+    measured = {cell.variant for cells in cases.values() for cell in cells if cell.results}
+    columns: dict[str, list[str]] = {}
+    for order in ("–", "block", "global"):
+        for name, one in VARIANTS.items():
+            if one.order == order and name in measured and (one.peer != LIMIT or name == LIMIT):
+                columns.setdefault(one.peer if one.peer == LIMIT else f"{one.peer}, {order}", []).append(name)
+    rows = [[case, *row_of(cells, columns, comparison)] for case, cells in cases.items()]
+    return "\n\n".join(
+        [
+            markdown(("", *columns), rows),
+            "Bold: the fastest of its order (block or global shuffle). Of each peer its best configuration; "
+            "\\* other pixels, because it encodes or converts anew; † float32, whatever is asked for. "
+            f"{machine['cores']} cores of {machine['cpu']}, medians of the rounds, "
+            f"commit {comparison.content['commit']}, {comparison.content['when'][:10]}.",
+        ]
+    )
 
 
-def grid(cases: dict[str, list[Cell]], columns: Sequence[str], variants: Iterable[str]) -> str:
-    """Variants down, cases across; the fastest loader of a column in bold."""
-    best = {
-        case: max((cell.rate["median"] for cell in cases[case] if cell.results and not is_limit(cell)), default=0.0)
-        for case in columns
-    }
-    rows = []
-    for variant in variants:
-        row = [variant]
-        for case in columns:
-            cell = next((cell for cell in cases[case] if cell.variant == variant), None)
-            row.append("" if cell is None else short(cell, best[case]))
-        rows.append(row)
-    return markdown(("", *columns), rows)
+def row_of(cells: list[Cell], columns: dict[str, list[str]], comparison: Comparison) -> list[str]:
+    """The best of each column's variants, or in a word why there is none."""
+    found: dict[str, Cell | None] = {}
+    for label, variants in columns.items():
+        here = [cell for cell in cells if cell.variant in variants]
+        done = [cell for cell in here if cell.results]
+        found[label] = max(done, key=lambda cell: cell.rate["median"]) if done else next(iter(here), None)
+    best: dict[str, float] = {}
+    for cell in found.values():
+        if cell is not None and cell.results and not is_limit(cell):
+            order = VARIANTS[cell.variant].order
+            best[order] = max(best.get(order, 0.0), cell.rate["median"])
+    return ["" if cell is None else short(cell, best, comparison) for cell in found.values()]
 
 
-def short(cell: Cell, best: float) -> str:
-    """One number, or in a word why there is none."""
+def short(cell: Cell, best: dict[str, float], comparison: Comparison) -> str:
+    """One number with its marks, or in a word why there is none."""
     if not cell.results:
         words = ("not run", "not available", "differs", "cannot be installed")
         return next((word for word in words if word in cell.reason), "fails")
-    rate = cell.rate["median"]
-    return f"**{rate:,.0f}**" if rate == best and not is_limit(cell) else f"{rate:,.0f}"
+    variant, rate = VARIANTS[cell.variant], cell.rate["median"]
+    case: dict[str, Any] = comparison.content["cases"].get(cell.case, {})
+    marks = "\\*" if verdict_of(cell, comparison).startswith("lossy") else ""
+    if variant.reported != "uint8" and case.get("dtype") == "uint8":
+        marks += "†"
+    text = f"{rate:,.0f}{marks}"
+    return f"**{text}**" if rate == best.get(variant.order) and not is_limit(cell) else text
 
 
 def figures(cell: Cell, cells: list[Cell], comparison: Comparison) -> list[str]:
@@ -105,12 +114,13 @@ def figures(cell: Cell, cells: list[Cell], comparison: Comparison) -> list[str]:
     return [
         cell.variant,
         VARIANTS[cell.variant].order if cell.variant in VARIANTS else "",
-        f"{rate['median']:,.0f} ({rate['min']:,.0f}–{rate['max']:,.0f})",
+        f"{rate['median']:,.0f} ({rate['min']:,.0f}–{rate['max']:,.0f}){rounds_of(cell)}",
         number(share, "{:.2f}"),
         number(seconds, "{:,.0f}"),
         number(cell.ratio("frames_decoded", "frames_delivered"), "{:.2f}"),
-        number(cell.ratio("frames_decoded", "frames_distinct"), "{:.2f}"),
+        number(cell.ratio("frames_decoded", "frames_distinct", whole=True), "{:.2f}"),
         number(cell.median("first_batch_s"), "{:.2f}"),
+        number(starting(cell), "{:,.0f}"),
         " / ".join(number(wait, "{:.1f}", scale=1e3) for wait in waits),
         number(cell.median("cpu_s_per_frame"), "{:.2f}", scale=1e3),
         "–" if is_limit(cell) else f"{cell.peak_bytes / 2**20:,.0f}",
@@ -133,7 +143,20 @@ def of_limit(cell: Cell, cells: list[Cell]) -> float | None:
         for run in cell.runs
         if "result" in run and run["round"] in limits
     ]
-    return sorted(pairs)[len(pairs) // 2] if pairs and cell.variant != LIMIT else None
+    on_device = cell.variant in VARIANTS and VARIANTS[cell.variant].needs == "cuda"  # this limit is of the CPU
+    return statistics.median(pairs) if pairs and cell.variant != LIMIT and not on_device else None
+
+
+def rounds_of(cell: Cell) -> str:
+    """How many of its rounds have a figure, if not all."""
+    done, tried = len(cell.results), len(cell.runs)
+    return "" if done == tried else f", {done} of {tried} rounds"
+
+
+def starting(cell: Cell) -> float | None:
+    """Frames/s from the second batch until the clock started, where a part of an epoch was measured."""
+    rates = [r["warm"]["frames_per_s"] for r in cell.results if r.get("warm") and not r.get("whole_epochs")]
+    return statistics.median(rates) if rates else None
 
 
 def read_per_frame(cell: Cell) -> float | None:
@@ -142,7 +165,7 @@ def read_per_frame(cell: Cell) -> float | None:
     if known is not None:
         return known
     values = [one["usage"]["read_bytes"] / one["frames_delivered"] for one in cell.results if one.get("usage")]
-    return sorted(values)[len(values) // 2] if values else None
+    return statistics.median(values) if values else None
 
 
 def verdict_of(cell: Cell, comparison: Comparison) -> str:

@@ -35,6 +35,11 @@ class Variant:
     """The dtype that it delivers whatever is asked for, if not the asked one."""
 
     @property
+    def must_be_exact(self) -> bool:
+        """Other pixels are an error here, whoever made them."""
+        return self.tolerance == 0 and self.peer in ("gpuload", "PyAV naive")
+
+    @property
     def checked_as(self) -> str:
         """Variants that differ in workers only return the same frames and are checked once."""
         return self.name.rpartition(" w")[0] or self.name

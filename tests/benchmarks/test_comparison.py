@@ -16,7 +16,7 @@ from benchmarks.peers.folder import read_folder
 from benchmarks.peers.protocol import Clocked
 from benchmarks.same_frames import Pictures, Reference, choose_samples, compare, read_reference
 from benchmarks.script import cause_of
-from benchmarks.tables import BEGIN, END, write_page, write_readme
+from benchmarks.tables import BEGIN, END, summary, write_page, write_readme
 from benchmarks.variants import VARIANTS
 from gpuload import LeRobotDataset
 from gpuload.demo import write_dataset
@@ -50,10 +50,15 @@ def test_a_difference_is_close_only_within_the_tolerance() -> None:
     assert compare(off, reference(), tolerance=1).word == "lossy"
 
 
-def test_the_next_frame_is_never_the_same_frame() -> None:
-    shifted = noise(0)
-    shifted[0, :, 1] = reference().neighbours[0]
-    verdict = compare(shifted, reference(), tolerance=3)
+@pytest.mark.parametrize("neighbour", ["before", "after"])
+def test_a_neighbour_is_never_the_same_frame(neighbour: str) -> None:
+    still = reference()
+    right = still.pictures.astype(np.int16)
+    right[:, :, 0] = right[:, :, 1] + 1  # a scene that hardly moves
+    still = Reference((0, 1), right.astype(np.uint8), (right[:, :, 1] - 1).astype(np.uint8))
+    shifted = still.pictures.copy()
+    shifted[0, :, 1] = still.following[0] if neighbour == "after" else still.pictures[0, :, 0]
+    verdict = compare(shifted, still, tolerance=0)
     assert verdict.word == "differs"
     assert not verdict.passed
 
@@ -133,12 +138,30 @@ def test_who_fails_stands_in_the_page_with_the_reason(tmp_path: Path) -> None:
     assert "- Rerun 0.41 map w0: cannot be installed: no network" in text
     assert "| gpuload block | block | 3 (3–3) |" in text
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    readme.write_text(f"before\n{BEGIN}\nyesterday\n{END}\nafter\n")
     write_readme(record, readme)
     assert readme.read_text().startswith(f"before\n{BEGIN}\n")
     assert readme.read_text().endswith(f"{END}\nafter\n")
-    assert "| gpuload block | **3** |" in readme.read_text()
-    assert "old" not in readme.read_text()
+    assert "| case | **3** |" in readme.read_text()
+    assert "yesterday" not in readme.read_text()
+
+
+def test_the_short_table_has_the_best_of_each_peer_and_marks_what_differs(tmp_path: Path) -> None:
+    record = opened(tmp_path)
+    record.content["cases"]["case"] = {
+        "dataset": "d", "scale": "one", "long": False, "window": 2, "dtype": "uint8", "size": None, "step_s": 0.0,
+    }  # fmt: skip
+    rates = {"gpuload block": [3, 9], "Rerun 0.41 block w0": [2], "Rerun 0.41 block w2": [7, 7]}
+    for variant, found in {**rates, "gpuload global": [1], "LeRobot 0.4.4 pyav w2": [5]}.items():
+        for number, rate in enumerate(found):
+            result = {"frames_per_s": rate, "frames_delivered": 30, "seconds": 10.0}
+            record.add("case", variant, number, {"result": result, "peak_bytes": 1})
+    record.add("case", "gpuload block", 2, {"reason": "stopped after 300 s"})
+    record.add_check("d one", "Rerun 0.41 block", {"word": "lossy", "detail": "PSNR 44 dB", "passed": True})
+    table = summary(record)
+    assert "|  | gpuload, block | Rerun 0.41, block | gpuload, global | LeRobot 0.4.4, global |" in table
+    assert "| case | 6 | **7\\*** | 1 | **5†** |" in table
+    assert "| gpuload block | block | 6 (3–9), 2 of 3 rounds |" in write_page(record, tmp_path / "page.md").read_text()
 
 
 def test_named_peers_run_on_every_case_and_others_on_the_base_only() -> None:
