@@ -18,10 +18,11 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -q -n auto tests
 
-# What needs a GPU, and what runs natively on one; without a GPU it fails. tests/gpu is skipped by `make test` there.
+# What needs a GPU, and what runs natively on one; without a GPU it fails. In processes of their own: an error that loses
+# the CUDA context must not hide the others.
 test-gpu: setup
-	eval "$$($(BIN)/gpuload env)" && GPULOAD_REQUIRE_CUDA=1 \
-		$(BIN)/python -m pytest -q tests/gpu tests/kernels tests/integration/test_staged.py
+	eval "$$($(BIN)/gpuload env)" && for part in tests/kernels tests/integration/test_staged.py tests/gpu; do \
+		GPULOAD_REQUIRE_CUDA=1 $(BIN)/python -m pytest -q $$part || failed=1; done; test -z "$$failed"
 
 check: lint types floors
 

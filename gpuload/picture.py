@@ -38,3 +38,11 @@ class DevicePicture:
     """What must stay alive for the planes to be valid; None where the planes own their memory."""
     ready: "torch.cuda.Event | None"
     """After it the planes may be read; None: at once."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it keeps from being used again: the whole surface, of which the planes show the visible part."""
+        if self.form.pixel_format == "rgb24":  # a decoder that gives RGB puts the pictures of a run side by side
+            return sum(plane.nbytes for plane in self.planes)
+        storages = {storage.data_ptr(): storage.nbytes() for storage in (p.untyped_storage() for p in self.planes)}
+        return sum(storages.values())

@@ -32,7 +32,7 @@ SECTIONS: Mapping[str, Section] = {
     for one in (
         Section("machine", "machine", 60, "both"),
         Section("prepare", "prepare", 150, "both"),
-        Section("tensors", "tensors", 70, "first"),
+        Section("tensors", "tensors", 130, "first"),
         Section("kernels", "kernels", 60, "first"),
         Section("backend torchcodec", "backends", 130, "first", "torchcodec"),
         Section("backend pyav_cuda", "backends", 120, "first", "pyav_cuda"),

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpuload.decode.base import Run, Stream, failed
 from gpuload.decode.container import pieces_of
-from gpuload.decode.picture import current_event, device_trouble, first_line, rgb_picture
+from gpuload.decode.picture import current_event, device_fault, device_trouble, first_line, rgb_picture
 from gpuload.errors import ConfigError
 from gpuload.picture import DevicePicture
 
@@ -82,7 +82,7 @@ class DaliDecoder:
             try:
                 pictures = self._pictures(piece.data, piece.wanted)
             except RuntimeError as error:  # what DALI raises, whatever happened
-                if trouble := device_trouble(self._device, error):
+                if trouble := device_trouble(self._device, error) or device_fault(self._device):
                     raise trouble from error
                 raise failed(stream, numbers[0], f"DALI refused it ({first_line(error)})") from error
             if pictures.shape[1:3] != (stream.height, stream.width):

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 _DEVICE_TROUBLE = re.compile(
     r"out of memory|CUDA (error|driver|runtime)|CUDA_ERROR|cuda[A-Z]\w+ failed"
     r"|create NVDEC decoder|create video parser|copy NVDEC surface|unmap previous frame"
+    r"|aten::(empty|zero_|copy_).*API call failed"
 )
 """In messages of torch, torchcodec 0.17 (``BetaCudaDeviceInterface.cpp``, ``CUDACommon.cpp``) and DALI 2.4, all of
-them RuntimeErrors: the GPU is full, busy or gone, and the file may be good."""
+them RuntimeErrors: the GPU is full, busy or gone, and the file may be good. Before torch 2.13 torchcodec cannot hand
+on what an allocation said, only which call failed."""
 
 
 def rgb_picture(
@@ -64,6 +66,19 @@ def views_within(storage: "torch.Tensor", components: Sequence["torch.Tensor"]) 
             else samples.as_strided(size, (row, 1), start)
         )
     return tuple(planes)
+
+
+def device_fault(device: str) -> DeviceError | None:
+    """The error to raise where no picture came out although nothing was said: is the GPU itself still well?"""
+    if device == "cpu":
+        return None
+    import torch
+
+    try:
+        torch.cuda.current_stream(device).query()
+    except RuntimeError as error:  # AcceleratorError: the context is lost, whatever the file was
+        return DeviceError(f"{device} failed while it decoded ({first_line(error)}); start the process again")
+    return None
 
 
 def device_trouble(device: str, error: RuntimeError) -> DeviceError | None:

@@ -13,7 +13,7 @@ import numpy as np
 from gpuload import ffmpeg
 from gpuload.decode.base import Run, Stream, failed
 from gpuload.decode.container import TICKS_PER_S, Piece, pieces_of
-from gpuload.decode.picture import current_event, device_trouble, first_line, rgb_picture, views_within
+from gpuload.decode.picture import current_event, device_fault, device_trouble, first_line, rgb_picture, views_within
 from gpuload.decode.pyav import PyavDecoder
 from gpuload.errors import ConfigError
 from gpuload.index.video import Color
@@ -131,6 +131,10 @@ class TorchcodecDecoder:
         except ValueError as error:
             raise ConfigError(f"{stream.path}: backend torchcodec cannot take it: {error}") from error
         number = run.first
+        if self._on_gpu and stream.codec in ("h264", "hevc"):
+            # A packet of zeros reaches NVDEC as an empty one with a time, which it may give to the next picture.
+            for empty in (i for i, packet in enumerate(run.packets) if not any(packet[:4])):
+                raise failed(stream, run.first + empty, "the packet begins with a unit of no bytes")
         try:
             for piece in pieces:
                 number = piece.shown[piece.wanted[0]]
@@ -138,7 +142,7 @@ class TorchcodecDecoder:
                     self._prepare_gpu(stream, run, piece)
                 yield from self._in_one_call(stream, piece) if self._one_call else self._by_packets(stream, piece)
         except RuntimeError as error:  # what torchcodec raises, whatever happened
-            if trouble := device_trouble(self._device, error):
+            if trouble := device_trouble(self._device, error) or device_fault(self._device):
                 raise trouble from error
             raise failed(stream, number, f"torchcodec refused it ({first_line(error)})") from error
 
@@ -162,6 +166,7 @@ class TorchcodecDecoder:
         kind = kind_of(stream, piece)
         if kind in self._colors:
             return
+        import torch
         from torchcodec.decoders import VideoDecoder
 
         # NVDEC's pictures tell the bitstream's colour only, and BT.601 where it tells none; the container's word is
@@ -171,7 +176,10 @@ class TorchcodecDecoder:
         head = Run(number, [run.packets[index]], run.entries[index : index + 1], frozenset([number]))
         _, picture = next(self._reference.decode(stream, head))
         full = picture.color_range == FULL_RANGE or picture.format.name.startswith("yuvj")
-        status = VideoDecoder(piece.data, device=self._device).cpu_fallback
+        # Asked for what the decoder will be asked for: deeper pictures need another surface than 8-bit ones.
+        deep = picture.format.components[0].bits > 8
+        output = torch.float32 if deep else torch.uint8
+        status = VideoDecoder(piece.data, device=self._device, output_dtype=output).cpu_fallback
         if status or not status.status_known:
             raise ConfigError(f"{stream.path}: {self._device} does not decode this {stream.codec} stream: {status}")
         self._colors[kind] = _Color(int(picture.colorspace), full)
@@ -200,6 +208,8 @@ class TorchcodecDecoder:
             if not missing:
                 break
         if missing:
+            if fault := device_fault(self._device):
+                raise fault
             raise failed(stream, piece.shown[min(missing)], "no picture came out of it")
         # Only a session that did well is kept: one that was left in the middle, or failed, is not worth a reset.
         decoder.reset()

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 CHUNK_BYTES = 64 << 20
 """Small batches share one mapping: a mapping costs a file descriptor for as long as it lives."""
-ALIGNMENT = 64
+MOST_SHARING = 64
+"""Buffers in one mapping: tiny ones need no 64 MB."""
 MAX_IDLE = 4
 """Buffers kept warm; the memory of further idle ones goes back to the system."""
 
@@ -66,7 +67,7 @@ class BatchPool:
         return place, array
 
     def _grow(self, size: int, shelf: "_Shelf") -> None:
-        count = max(1, CHUNK_BYTES // size)
+        count = max(1, min(CHUNK_BYTES // size, MOST_SHARING))
         fd = _shared_file(count * size)
         number = len(self.chunks)
         chunk = Chunk(number, fd, count * size, mmap.mmap(fd, count * size))

@@ -81,6 +81,11 @@ def pinning(device: torch.device | None) -> Callable[[mmap.mmap], Callable[[], N
                 torch.ones(1, device=device)  # takes the error that the runtime keeps: the next launch would raise it
             logger.warning("host memory cannot be page-locked (%s): copies to %s will be slower", error, device)
             return lambda: None
-        return lambda: torch.cuda.check_error(runtime.cudaHostUnregister(address))
+
+        def unpin() -> None:
+            with contextlib.suppress(RuntimeError):  # a context that is lost has nothing page-locked any more
+                torch.cuda.check_error(runtime.cudaHostUnregister(address))
+
+        return unpin
 
     return pin

@@ -7,8 +7,8 @@ from gpuload.index.video import VideoIndex
 
 ALIGNMENT = {"av1": (128, 128)}
 """Columns and rows that pictures are allocated in, where not in FFmpeg's (64, 16); dav1d has its own allocator."""
-DEVICE_ALIGNMENT = 256
-"""Bytes that lines are multiples of in FFmpeg's pools of device memory (``CUDA_FRAME_ALIGNMENT``, hwcontext_cuda.c)."""
+DEVICE_ALIGNMENT = 512
+"""Bytes that lines are taken to be multiples of: the driver chooses NVDEC's pitch, and tells only afterwards."""
 
 
 def host_bytes(video: VideoIndex) -> int:
@@ -27,4 +27,7 @@ def device_bytes(video: VideoIndex, *, is_rgb: bool) -> int:
     if "420" in name:  # NVDEC interleaves the chroma
         name = "nv12" if av.VideoFormat(name).components[0].bits == 8 else "p010le"
     shapes = plane_shapes(name, video.width, video.height)
-    return sum(rows * -(-line_bytes // DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT for rows, line_bytes in shapes)
+    # torchcodec copies whole surfaces, whose rows are coded ones: macroblocks, or coding blocks of as many.
+    return sum(
+        -(-rows // 16) * 16 * -(-line_bytes // DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT for rows, line_bytes in shapes
+    )

@@ -24,6 +24,10 @@ COLUMNS = 10
 """Of a kernel's table: addresses of three planes, their strides, address of the slot, crop top and left, flip."""
 
 
+SMALL_BYTES = 64 << 10
+"""The driver copies as little as this out of pageable memory at once; for more it would wait for all earlier work."""
+
+
 class Finisher:
     """Copies, converts and places one batch after the other on a stream of its own. Not thread-safe."""
 
@@ -44,11 +48,8 @@ class Finisher:
         try:
             with self._stream.active():
                 memory = torch.empty(self._layout.num_bytes, dtype=torch.uint8, device=self.device)
-                keep = self._fill(batch, self._layout.places(len(batch.samples)), memory)
-                columns = {
-                    key: value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-                    for key, value in batch.columns.items()
-                }
+                keep: list[object] = [self._fill(batch, self._layout.places(len(batch.samples)), memory)]
+                columns = {key: self._sent(value, keep) for key, value in batch.columns.items()}
                 event = self._stream.record()
                 self._copying.append((event, keep))  # host memory must not be used again before it has been copied
                 while self._copying and (self._copying[0][0] is None or self._copying[0][0].query()):
@@ -65,6 +66,15 @@ class Finisher:
         except RuntimeError as error:  # torch's AcceleratorError, and Triton's own
             raise DeviceError(f"{self.device} failed while batch {batch.number} is made: {error}") from error
         batch.memory, batch.columns, batch.ready = memory, columns, event
+
+    def _sent(self, value: Any, keep: list[object]) -> Any:
+        """A column on the device; what its copy reads goes to ``keep``."""
+        if not isinstance(value, torch.Tensor):
+            return value
+        if self.device.type == "cuda" and value.nbytes > SMALL_BYTES:
+            value = value.pin_memory()
+        keep.append(value)
+        return value.to(self.device, non_blocking=True)
 
     def close(self) -> None:
         """Waits until nothing is copied from host memory any more."""
@@ -159,8 +169,10 @@ class FinishingThread:
         self._finisher, self._on_finished = finisher, on_finished
         self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._wanted = True
 
     def start(self) -> None:
+        self._wanted = True
         self._thread = threading.Thread(target=self._serve, name="gpuload-finish", daemon=True)
         self._thread.start()
 
@@ -169,7 +181,8 @@ class FinishingThread:
         self._queue.put(batch)
 
     def end(self) -> None:
-        """After what was put. Idempotent."""
+        """Nobody waits for what was put: the batch under way is the last one. Idempotent."""
+        self._wanted = False
         thread, self._thread = self._thread, None
         if thread is not None:
             self._queue.put(None)
@@ -184,7 +197,7 @@ class FinishingThread:
         while (batch := self._queue.get()) is not None:
             unforeseen = None
             try:
-                if batch.error is None:
+                if batch.error is None and self._wanted:
                     self._finisher.finish(batch)
             except GpuloadError as error:
                 batch.error = error

@@ -14,6 +14,7 @@ import av
 import torch
 
 from gpuload.decode.base import Decoder, Run, Stream
+from gpuload.decode.picture import current_event
 from gpuload.device.arena import Chunk
 from gpuload.device.planes import form_of, lines_of, staged_format
 from gpuload.device.stream import DeviceStream
@@ -40,9 +41,9 @@ class KeptOnDevice:
 class DeviceWorker(Worker):
     """Decodes on a device; what is found are the pictures themselves. Not thread-safe."""
 
-    def __init__(self, decoder: Decoder, sharing: Sharing, is_wanted: Callable[[], bool]) -> None:
+    def __init__(self, decoder: Decoder, device: torch.device, sharing: Sharing, is_wanted: Callable[[], bool]) -> None:
         super().__init__(decoder)
-        self._sharing, self._is_wanted = sharing, is_wanted
+        self._device, self._sharing, self._is_wanted = device, sharing, is_wanted
         self.verified = False
         """The last unit had a run decoded twice."""
 
@@ -67,8 +68,8 @@ class DeviceWorker(Worker):
         return self._decoder.decode(stream, run)
 
     def keep(self, frame: DevicePicture | av.VideoFrame, stream: Stream) -> KeptOnDevice:
-        picture = frame if isinstance(frame, DevicePicture) else host_picture(frame, stream)
-        return KeptOnDevice(picture, sum(plane.nbytes for plane in picture.planes))
+        picture = frame if isinstance(frame, DevicePicture) else host_picture(frame, stream, self._device)
+        return KeptOnDevice(picture, picture.num_bytes)
 
     def fill(self, picture: int, kept: KeptOnDevice, places: list[FillAt], chunk: int, done: Done) -> None:
         assert all(field == STAGED for field, _, _ in places)
@@ -135,7 +136,7 @@ class DeviceLane:
                     self.fault = error
                     raise
                 try:
-                    self._work(DeviceWorker(decoder, self._sharing, lambda: self.alive))
+                    self._work(DeviceWorker(decoder, self._device, self._sharing, lambda: self.alive))
                 finally:
                     decoder.close()
         except Exception as error:  # noqa: BLE001 - a library or a driver gave up: every batch that waits must know
@@ -158,8 +159,8 @@ class DeviceLane:
                 worker.forget()
 
 
-def host_picture(frame: av.VideoFrame, stream: Stream) -> DevicePicture:
-    """A picture of a decoder on the CPU as planes that share its memory: what a lane on the device ``cpu`` has.
+def host_picture(frame: av.VideoFrame, stream: Stream, device: torch.device) -> DevicePicture:
+    """A picture of a decoder on the CPU as planes: on the device ``cpu`` they share its memory.
 
     Raises:
         DecodeError: the kernels do not read its format.
@@ -167,6 +168,9 @@ def host_picture(frame: av.VideoFrame, stream: Stream) -> DevicePicture:
     name = frame.format.name
     if staged_format(name) != name:
         raise DecodeError(f"{stream.path}: no kernel reads pictures of {name}; use backend='pyav'")
-    planes = tuple(torch.from_numpy(lines) for lines in lines_of(frame))
     form = form_of(frame, pixel_format=name, rotation=stream.rotation, chroma_location=stream.chroma_location)
-    return DevicePicture(form, planes, owner=frame, ready=None)
+    planes = tuple(torch.from_numpy(lines) for lines in lines_of(frame))
+    if device.type == "cpu":
+        return DevicePicture(form, planes, owner=frame, ready=None)
+    planes = tuple(plane.to(device) for plane in planes)
+    return DevicePicture(form, planes, owner=None, ready=current_event(str(device)))

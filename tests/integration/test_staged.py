@@ -196,7 +196,8 @@ def test_transforms_are_those_of_the_cpu(tmp_path: Path, monkeypatch: pytest.Mon
         found = []
         for where in (device_here(), None):
             monkeypatch.setattr(loader, "finishing_device", lambda device, where=where: where)
-            with Loader(source, 5, transform=transform, seed=4) as loading:
+            device = "cpu" if where is None else where
+            with Loader(source, 5, transform=transform, seed=4, device=device) as loading:
                 found.append(list(loading))
         for ours, theirs in zip(*found, strict=True):
             assert ours["cam0"].dtype == theirs["cam0"].dtype

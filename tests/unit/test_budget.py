@@ -32,5 +32,5 @@ def test_a_picture_in_host_memory(tmp_path: Path, codec: str, pixel_format: str,
 def test_a_picture_in_device_memory(tmp_path: Path) -> None:
     path = make_video(tmp_path / "a.mp4", width=640, height=480, frames=4)
     video = load_index(path, cache_dir=tmp_path)
-    assert device_bytes(video, is_rgb=False) == 768 * 480 + 768 * 240
+    assert device_bytes(video, is_rgb=False) == 1024 * 480 + 1024 * 240
     assert device_bytes(video, is_rgb=True) == 640 * 480 * 3
