@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,15 @@ def outcomes_of(loading: Loader, source: NumberedSource, pictures: Pictures) -> 
                 expected = pictures[refs.file[0, t]][refs.frame[0, t]]
                 assert np.array_equal(batch["cam0"][row, t].numpy(), expected), (sample, t)
         outcomes.append("good")
+
+
+def take_all(iterator: Iterator[Any]) -> None:
+    """Every batch that comes, in spite of workers that died."""
+    while True:
+        try:
+            next(iterator)
+        except WorkerDied:
+            continue
 
 
 def test_a_failed_read_loses_its_batches_and_no_worker(
@@ -111,7 +121,10 @@ def test_closing_does_not_wait_for_bytes_that_nobody_will_release(tmp_path: Path
     iter(loading)
     time.sleep(0.5)
     begin = time.perf_counter()
-    import runpy; runpy.run_path("/tmp/dbg.py"); loading.close()
+    import runpy
+
+    runpy.run_path("/tmp/dbg.py")
+    loading.close()
     assert time.perf_counter() - begin < 5.0
 
 
@@ -193,11 +206,7 @@ def test_a_worker_that_is_being_made_while_the_loader_closes_is_ended_too(
     closer = threading.Thread(target=lambda: making.wait(30.0) and loading.close())
     closer.start()
     with pytest.raises(LoaderClosed):
-        while True:
-            try:
-                next(iterator)
-            except WorkerDied:
-                continue
+        take_all(iterator)
     closer.join(30.0)
     assert len(late) == 1
     assert late[0]._process.poll() is not None
