@@ -203,7 +203,12 @@ def test_a_worker_that_is_being_made_while_the_loader_closes_is_ended_too(
     monkeypatch.setattr(WorkerHandle, "__init__", slowly)
     (worker,) = (w for w in loading._prefetcher._crew if isinstance(w, WorkerHandle))
     os.kill(worker.pid, 9)
-    closer = threading.Thread(target=lambda: making.wait(30.0) and loading.close())
+
+    def close_meanwhile() -> None:
+        if making.wait(30.0):
+            loading.close()
+
+    closer = threading.Thread(target=close_meanwhile)
     closer.start()
     with pytest.raises(LoaderClosed):
         take_all(iterator)
