@@ -68,6 +68,11 @@ def views_within(storage: "torch.Tensor", components: Sequence["torch.Tensor"]) 
     return tuple(planes)
 
 
+def looks_of(components: Sequence["torch.Tensor"]) -> tuple[object, ...]:
+    """What tells one surface format and size from another."""
+    return len(components), components[0].dtype, *((part.shape, part.stride()[1]) for part in components)
+
+
 def device_fault(device: str) -> DeviceError | None:
     """The error to raise where no picture came out although nothing was said: is the GPU itself still well?"""
     if device == "cpu":

@@ -13,7 +13,15 @@ import numpy as np
 from gpuload import ffmpeg
 from gpuload.decode.base import Run, Stream, failed
 from gpuload.decode.container import TICKS_PER_S, Piece, pieces_of
-from gpuload.decode.picture import current_event, device_fault, device_trouble, first_line, rgb_picture, views_within
+from gpuload.decode.picture import (
+    current_event,
+    device_fault,
+    device_trouble,
+    first_line,
+    looks_of,
+    rgb_picture,
+    views_within,
+)
 from gpuload.decode.pyav import PyavDecoder
 from gpuload.errors import ConfigError
 from gpuload.index.video import Color
@@ -111,6 +119,7 @@ class TorchcodecDecoder:
         self._sessions: OrderedDict[Kind, VideoPacketDecoder] = OrderedDict()
         self._colors: dict[Kind, _Color] = {}
         """Of the kinds of streams that are known to be decoded on the GPU; empty on the CPU."""
+        self._forms: dict[tuple[object, ...], PictureForm] = {}
         self._reference = PyavDecoder()
         if self._on_gpu:
             from torchcodec.decoders import get_nvdec_cache_capacity, set_nvdec_cache_capacity
@@ -150,6 +159,7 @@ class TorchcodecDecoder:
         """Drops all sessions; a later ``decode`` makes new ones."""
         self._sessions.clear()
         self._colors.clear()
+        self._forms.clear()
         self._reference.close()
 
     @property
@@ -203,8 +213,10 @@ class TorchcodecDecoder:
             ready = current_event(self._device)  # now: the caller may change the stream between two pictures
             missing.difference_update(place for place, _ in shown)
             for place, raw in shown:
-                picture = device_picture(raw, stream, self._colors[kind], ready) if self._on_gpu else frame_of(raw)
-                yield piece.shown[place], picture
+                yield (
+                    piece.shown[place],
+                    self._device_picture(raw, stream, kind, ready) if self._on_gpu else frame_of(raw),
+                )
             if not missing:
                 break
         if missing:
@@ -216,6 +228,29 @@ class TorchcodecDecoder:
         self._sessions[kind] = decoder
         while len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
+
+    def _device_picture(
+        self, raw: "RawFrame", stream: Stream, kind: Kind, ready: "torch.cuda.Event | None"
+    ) -> DevicePicture:
+        """The picture on the GPU, in the allocation that torchcodec copied it to."""
+        assert raw.storage_cuda is not None  # every picture of a decoder made for CUDA has one
+        components = raw.planes
+        # To ask torchcodec what a picture is takes 60 us, four times as long as its planes. Those of one kind of stream
+        # that look alike are alike.
+        look = (kind, stream.rotation, stream.chroma_location, *looks_of(components))
+        form = self._forms.get(look)
+        if form is None:
+            color = self._colors[kind]
+            form = self._forms[look] = PictureForm(
+                pixel_format=raw.pixel_format,
+                width=raw.width,
+                height=raw.height,
+                matrix=color.matrix,
+                full_range=color.full_range,
+                chroma_location=stream.chroma_location,
+                rotation=stream.rotation,
+            )
+        return DevicePicture(form, views_within(raw.storage_cuda, components), owner=None, ready=ready)
 
     def _in_one_call(self, stream: Stream, piece: Piece) -> Iterator[tuple[int, av.VideoFrame | DevicePicture]]:
         from torchcodec.decoders import VideoDecoder
@@ -257,21 +292,6 @@ def frame_of(raw: "RawFrame") -> av.VideoFrame:
     frame.color_trc = number_of(raw.color_transfer_characteristic, TRANSFERS, unknown=2)
     frame.color_range = number_of(raw.color_range, RANGES, unknown=0)
     return frame
-
-
-def device_picture(raw: "RawFrame", stream: Stream, color: _Color, ready: "torch.cuda.Event | None") -> DevicePicture:
-    """The picture on the GPU, in the allocation that torchcodec copied it to."""
-    assert raw.storage_cuda is not None  # every picture of a decoder made for CUDA has one
-    form = PictureForm(
-        pixel_format=raw.pixel_format,
-        width=raw.width,
-        height=raw.height,
-        matrix=color.matrix,
-        full_range=color.full_range,
-        chroma_location=stream.chroma_location,
-        rotation=stream.rotation,
-    )
-    return DevicePicture(form, views_within(raw.storage_cuda, raw.planes), owner=None, ready=ready)
 
 
 def number_of(name: str, names: tuple[str, ...], *, unknown: int) -> int:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gpuload.decode.picture import device_trouble, views_within
+from gpuload.decode.picture import device_trouble, looks_of, views_within
 
 PITCH, ROWS = 64, 24
 
@@ -44,6 +44,27 @@ def test_separate_planes_stay_three(kind: torch.dtype) -> None:
     assert len(planes) == 3
 
 
+def test_surfaces_that_differ_look_different() -> None:
+    storage = torch.zeros(PITCH * ROWS * 4, dtype=torch.uint8)
+
+    def surface(kind: torch.dtype, size: tuple[int, int], half: tuple[int, int], step: int) -> list[torch.Tensor]:
+        chroma = [component(storage, kind, half, step, PITCH * ROWS + 2 * i) for i in range(2)]
+        return [component(storage, kind, size, 1, 0), *chroma]
+
+    nv12 = surface(torch.uint8, (16, 24), (8, 12), 2)
+    others = [
+        surface(torch.uint16, (16, 24), (8, 12), 2),  # deeper
+        surface(torch.uint8, (16, 24), (8, 12), 1),  # planar
+        surface(torch.uint8, (16, 24), (16, 24), 1),  # 4:4:4
+        surface(torch.uint8, (15, 24), (8, 12), 2),  # one row less
+        surface(torch.uint8, (16, 23), (8, 12), 2),  # one column less
+        nv12[:1],  # gray
+    ]
+    looks = {looks_of(one) for one in (nv12, *others)}
+    assert len(looks) == 1 + len(others)
+    assert looks_of(surface(torch.uint8, (16, 24), (8, 12), 2)) == looks_of(nv12)
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -51,6 +72,7 @@ def test_separate_planes_stay_three(kind: torch.dtype) -> None:
         RuntimeError("Failed to create NVDEC decoder: 2\nException raised from create_decoder"),
         RuntimeError("cudaEventRecord failed: an illegal memory access was encountered"),
         RuntimeError("CUDA error: device-side assert triggered"),
+        RuntimeError('torch_call_dispatcher( "aten::empty", "memory_format", stack) API call failed at ops.h, line 7'),
     ],
 )
 def test_a_full_or_lost_gpu_is_not_a_damaged_file(error: RuntimeError) -> None:
