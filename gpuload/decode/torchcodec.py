@@ -142,7 +142,8 @@ class TorchcodecDecoder:
         number = run.first
         if self._on_gpu and stream.codec in ("h264", "hevc"):
             # A packet of zeros reaches NVDEC as an empty one with a time, which it may give to the next picture.
-            for empty in (i for i, packet in enumerate(run.packets) if not any(packet[:4])):
+            empty = next((i for i, packet in enumerate(run.packets) if not any(packet[:4])), None)
+            if empty is not None:
                 raise failed(stream, run.first + empty, "the packet begins with a unit of no bytes")
         try:
             for piece in pieces:
@@ -213,10 +214,8 @@ class TorchcodecDecoder:
             ready = current_event(self._device)  # now: the caller may change the stream between two pictures
             missing.difference_update(place for place, _ in shown)
             for place, raw in shown:
-                yield (
-                    piece.shown[place],
-                    self._device_picture(raw, stream, kind, ready) if self._on_gpu else frame_of(raw),
-                )
+                picture = self._device_picture(raw, stream, kind, ready) if self._on_gpu else frame_of(raw)
+                yield piece.shown[place], picture
             if not missing:
                 break
         if missing:
