@@ -9,6 +9,19 @@ import torch
 REQUIRED = os.environ.get("GPULOAD_REQUIRE_CUDA") == "1"
 pytestmark = pytest.mark.skipif(not REQUIRED, reason="kernels are measured under GPULOAD_REQUIRE_CUDA=1")
 PICTURES = 128
+COPIED_BYTES = 256 << 20
+
+
+def test_copying_on_the_device(benchmark: Any) -> None:
+    """What ``benchmarks.parts`` divides the kernels by."""
+    source = torch.zeros(COPIED_BYTES, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+
+    def copy() -> None:
+        target.copy_(source)
+        torch.cuda.synchronize()
+
+    benchmark.pedantic(copy, rounds=50, warmup_rounds=5)
 
 
 @pytest.mark.parametrize(
