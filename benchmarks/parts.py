@@ -3,9 +3,8 @@
     python -m benchmarks.parts                # fails if a part takes more than 1.5 times its share
     python -m benchmarks.parts --update       # store what was measured now as the baseline
 
-Each part's fastest round is divided by the fastest round of a calibration loop (pure Python and numpy) of the same run, a
-kernel's by that of copying in device memory.
-The ratio, not the time, is compared with ``baseline.json``: a slow machine slows both. The fastest round, because
+Each part's fastest round is divided by the fastest round of a calibration loop (pure Python and numpy) of the same run,
+a kernel's by that of copying in device memory. The ratio, not the time, is compared with ``baseline.json``: a slow machine slows both. The fastest round, because
 neighbours can only make a round slower. A part that seems slower is measured again before it is called so.
 """
 
@@ -70,8 +69,12 @@ def run_suites(pattern: str) -> dict[str, float]:
             raise RuntimeError(f"the suites failed:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
         measured = json.loads(path.read_text())["benchmarks"]
     fastest = {one["name"]: float(one["stats"]["min"]) for one in measured}
-    units = fastest.pop(CALIBRATION), fastest.pop(DEVICE_CALIBRATION, 0.0)
-    return {name: seconds / units[name.partition("[")[0] in ON_A_DEVICE] for name, seconds in fastest.items()}
+    unit, device_unit = fastest.pop(CALIBRATION), fastest.pop(DEVICE_CALIBRATION, None)
+    ratios = {}
+    for name, seconds in fastest.items():
+        on_device = name.partition("[")[0] in ON_A_DEVICE and device_unit is not None
+        ratios[name] = seconds / (device_unit if on_device else unit)
+    return ratios
 
 
 def compare(ratios: Mapping[str, float], baseline: Mapping[str, float]) -> list[Part]:
