@@ -4,8 +4,9 @@
     python -m benchmarks.parts --update       # store what was measured now as the baseline
 
 Each part's fastest round is divided by the fastest round of a calibration loop (pure Python and numpy) of the same run,
-a kernel's by that of copying in device memory. The ratio, not the time, is compared with ``baseline.json``: a slow machine slows both. The fastest round, because
-neighbours can only make a round slower. A part that seems slower is measured again before it is called so.
+a kernel's by that of copying in device memory. The ratio, not the time, is compared with ``baseline.json``: a slow
+machine slows both. The fastest round, because neighbours can only make a round slower. A part that seems slower is
+measured again before it is called so.
 """
 
 import argparse
@@ -69,10 +70,11 @@ def run_suites(pattern: str) -> dict[str, float]:
             raise RuntimeError(f"the suites failed:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
         measured = json.loads(path.read_text())["benchmarks"]
     fastest = {one["name"]: float(one["stats"]["min"]) for one in measured}
-    unit, device_unit = fastest.pop(CALIBRATION), fastest.pop(DEVICE_CALIBRATION, None)
+    unit = fastest.pop(CALIBRATION)
+    device_unit = fastest.pop(DEVICE_CALIBRATION, unit)
     ratios = {}
     for name, seconds in fastest.items():
-        on_device = name.partition("[")[0] in ON_A_DEVICE and device_unit is not None
+        on_device = name.partition("[")[0] in ON_A_DEVICE
         ratios[name] = seconds / (device_unit if on_device else unit)
     return ratios
 
