@@ -55,8 +55,8 @@ def run_measured(
         while True:
             begin_look = time.monotonic()
             peak = max(peak, tree_bytes(process.pid))
-            # A look takes time from what is measured, and the more memory there is the more: 1 % of one core at most.
-            pause_s = max(1.0, 100.0 * (time.monotonic() - begin_look))
+            # A look takes time from what is measured, and the more memory there is the more: 2 % of one core at most.
+            pause_s = max(1.0, 50.0 * (time.monotonic() - begin_look))
             try:
                 # What is printed fits into the pipe, so that nothing has to be read meanwhile.
                 process.wait(timeout=pause_s)
