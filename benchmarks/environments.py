@@ -87,9 +87,9 @@ def ensure_environment(name: str, *, folder: Path | None = None) -> Ready:
 
 
 def installed(ready: Ready) -> list[str]:
-    """``pip freeze`` of it, for the record."""
+    """``pip freeze`` of it, for the record; this repository is named by the record's commit, not by its folder."""
     done = subprocess.run([str(ready.python), "-m", "pip", "freeze"], capture_output=True, text=True, check=False)
-    return done.stdout.split("\n")[:-1]
+    return [line for line in done.stdout.split("\n")[:-1] if not line.startswith("-e ")]
 
 
 def main() -> None:
