@@ -111,3 +111,15 @@ def test_the_pace_follows_what_is_measured() -> None:
     assert sharing.pace_s(True) == pytest.approx(3e-3, rel=0.01)
     sharing.measured(True, frames=0, busy_s=5.0)
     assert sharing.pace_s(True) == pytest.approx(3e-3, rel=0.01)
+
+
+def test_ten_bit_444_surfaces_hold_their_samples_in_the_upper_bits() -> None:
+    frame = noise("yuv444p10le")
+    planes = []
+    for plane in frame.planes:
+        rows = np.frombuffer(memoryview(plane), np.uint16).reshape(-1, plane.line_size // 2)
+        planes.append(torch.from_numpy((rows[: frame.height, : frame.width] << 6).view(np.int16)))
+    form = PictureForm("yuv444p16le", frame.width, frame.height, 2, False, 0)
+    assert same_samples(DevicePicture(form, tuple(planes), None, None), frame)
+    planes[1][3, 5] ^= 64
+    assert not same_samples(DevicePicture(form, tuple(planes), None, None), frame)
