@@ -121,9 +121,6 @@ def test_closing_does_not_wait_for_bytes_that_nobody_will_release(tmp_path: Path
     iter(loading)
     time.sleep(0.5)
     begin = time.perf_counter()
-    import runpy
-
-    runpy.run_path("/tmp/dbg.py")
     loading.close()
     assert time.perf_counter() - begin < 5.0
 
@@ -219,7 +216,7 @@ def test_a_worker_that_is_being_made_while_the_loader_closes_is_ended_too(
 
 @pytest.mark.parametrize("staged", [False, True])
 def test_a_loader_that_garbage_collection_closes_in_one_of_its_own_threads_ends(
-    source: NumberedSource, monkeypatch: pytest.MonkeyPatch, staged: bool
+    source: NumberedSource, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, staged: bool
 ) -> None:
     import torch
 
@@ -242,6 +239,8 @@ def test_a_loader_that_garbage_collection_closes_in_one_of_its_own_threads_ends(
         collect_in("gpuload-finish")
         finish(self, batch)
 
+    request.addfinalizer(gc.enable)
+    gc.disable()  # it would come by itself, in whatever thread allocates
     monkeypatch.setattr(source, "columns", columns_later)
     monkeypatch.setattr(Finisher, "finish", finish_later)
     if staged:
