@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gpuload.decode.base import Stream
 from gpuload.device.arena import Chunk
@@ -17,8 +17,7 @@ STAGED = -1
 """Instead of a field: the picture's planes go there as they are, once, and a device makes the slots of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeTask:
+class DecodeTask(NamedTuple):  # not a dataclass: those are pickled in Python
     """Feed these packets once; the pictures named are wanted, each for so many fills."""
 
     stream: int
@@ -38,8 +37,7 @@ class DecodeTask:
     """Of each packet, for backends that need a container."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(NamedTuple):
     """A part of one batch for one worker: decode first, then fill. It waits for its ``Go``."""
 
     batch: int

@@ -5,14 +5,13 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
+from typing import NamedTuple
 
 from gpuload.errors import CacheFull
 
 
-@dataclass(frozen=True, slots=True)
-class BlobKey:
+class BlobKey(NamedTuple):  # hashed a dozen times for a GOP: a dataclass does that in Python
     """Bytes ``[start, stop)`` of one file."""
 
     path: str
@@ -100,13 +99,14 @@ class BlobCache:
                     self.bytes_read += len(data)
                     self._changed.notify_all()
             with self._changed:
-                self._changed.wait_for(
-                    lambda: all(self._entries[k].data is not None or self._entries[k].error for k in wanted)
-                )
-                for key in wanted:
-                    error = self._entries[key].error
-                    if error is not None:
-                        raise error
+                if len(mine) < len(wanted):  # others are reading some of it
+                    self._changed.wait_for(
+                        lambda: all(self._entries[k].data is not None or self._entries[k].error for k in wanted)
+                    )
+                    for key in wanted:
+                        error = self._entries[key].error
+                        if error is not None:
+                            raise error
                 return Lease(self, wanted, [self._entries[k].data or b"" for k in wanted])
         except BaseException as error:
             with self._changed:
@@ -128,7 +128,7 @@ class BlobCache:
             while True:
                 missing = [k for k in wanted if k not in self._entries]
                 need = sum(k.stop - k.start for k in missing)
-                if self._make_room(need, frozenset(wanted)):
+                if self._make_room(need, wanted):
                     break
                 left = None if deadline is None else deadline - time.monotonic()
                 if (left is not None and left <= 0) or not self._changed.wait(left):
@@ -147,10 +147,11 @@ class BlobCache:
                 entry.next_use = next_use
             return missing
 
-    def _make_room(self, need: int, spared: frozenset[BlobKey]) -> bool:
+    def _make_room(self, need: int, wanted: tuple[BlobKey, ...]) -> bool:
         over = self.used_bytes + need - self.capacity_bytes
         if over <= 0:
             return True
+        spared = frozenset(wanted)
         kept = sum(k.stop - k.start for k in spared if (e := self._entries.get(k)) is not None and e.is_idle)
         if self._idle_bytes - kept < over:
             return False
