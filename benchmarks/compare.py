@@ -1,6 +1,6 @@
 """gpuload against every peer and against the machine's limit: one command, one record, the same work for all.
 
-    python -m benchmarks.compare                    # 65 minutes; goes on where an interrupted run stopped
+    python -m benchmarks.compare                    # 2 hours; goes on where an interrupted run stopped
     python -m benchmarks.compare --quick            # a few minutes: does the machinery work?
     python -m benchmarks.compare --only 'H.264*' --peers 'gpuload*,LeRobot*,limit*'
     python -m benchmarks.compare --data FOLDER      # your dataset instead of ours

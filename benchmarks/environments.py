@@ -7,6 +7,7 @@ Between 6 and 9 GB each, because each has a torch of its own.
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from benchmarks.datasets import default_folder
 from benchmarks.lerobot_peer import command, environment, link_ffmpeg
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+NEEDED_BYTES = 10 * 10**9
+"""Free space that installing one takes at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +67,16 @@ def ensure_environment(name: str, *, folder: Path | None = None) -> Ready:
     """Install it if it is not there; the empty name is our own.
 
     Raises:
-        RuntimeError: pip failed; the message holds the end of its output.
+        RuntimeError: there is no room, or pip failed; the message holds the end of its output.
     """
     if not name:
         return Ready(Path(sys.executable), {**os.environ, "PYTHONPATH": ""})
     home = (folder or default_folder()) / name
     python, ready = home / "venv" / "bin" / "python", home / ".ready"
     if not ready.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(home).free) < NEEDED_BYTES:
+            raise RuntimeError(f"{home}: {free / 1e9:.1f} GB are free, {NEEDED_BYTES / 1e9:.0f} GB needed")
         command([sys.executable, "-m", "venv", "--clear", str(home / "venv")])  # half of one may be there
         command([str(python), "-m", "pip", "install", "-q", *ENVIRONMENTS[name].requirements])
         for libraries in (home / "venv").glob("lib/python3*/site-packages/av.libs"):
