@@ -4,9 +4,12 @@ torch: a decode process that imported it would hold 500 MB more."""
 import numpy as np
 import numpy.typing as npt
 
-from gpuload.device.libswscale import planar_resizer
+from gpuload.device.libswscale import plane_resizer
 
 SMALLEST = 4
+"""Pixels: swscale takes sides of 2 and 3 for something else, half the levels off."""
+LARGEST_RATIO = 16
+"""How many times smaller swscale may make a side: its sums overflow further on."""
 OVERRUN = 64
 """Bytes that swscale may write behind a row."""
 
@@ -26,39 +29,58 @@ def bilinear_weights(before: int, after: int) -> npt.NDArray[np.float64]:
     return weights
 
 
+class Side:
+    """One dimension of a resize: which input pixels count in each output pixel, and how much."""
+
+    def __init__(self, before: int, after: int) -> None:
+        weights = bilinear_weights(before, after)
+        taps = int((weights > 0).sum(axis=1).max())
+        first = np.minimum((weights > 0).argmax(axis=1), before - taps)
+        self.near: npt.NDArray[np.int64] = first[:, None] + np.arange(taps)
+        """``[after, taps]``."""
+        self.weights = np.take_along_axis(weights, self.near, axis=1).astype(np.float32)
+        # Where the picture shrinks, swscale is wrong in the outermost row or column of each side, and nowhere else.
+        self.edges = sorted({0, after - 1}) if before > after else []
+
+    def apply(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """``[…, before]`` -> ``[…, after]``."""
+        result: npt.NDArray[np.float32] = np.einsum("...nk,nk->...n", values[..., self.near], self.weights)
+        return result
+
+    def at_edges(self, values: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """``[…, before]`` -> ``[…, len(edges)]``."""
+        near = values[..., self.near[self.edges]].astype(np.float32)
+        result: npt.NDArray[np.float32] = np.einsum("...ek,ek->...e", near, self.weights[self.edges])
+        return result
+
+
 class Resizer:
     """uint8 RGB planes of one size to another. Keeps its memory: not thread-safe."""
 
     def __init__(self, before: tuple[int, int], after: tuple[int, int]) -> None:
-        self._rows, self._columns = (
-            bilinear_weights(b, a).astype(np.float32) for b, a in zip(before, after, strict=True)
-        )
-        # swscale takes sides of 2 and 3 pixels for something else: half the levels off.
-        self._swscale = None if min(before) < SMALLEST else planar_resizer(before, after)
+        self._rows, self._columns = (Side(b, a) for b, a in zip(before, after, strict=True))
+        small = min(before) < SMALLEST or any(b > LARGEST_RATIO * a for b, a in zip(before, after, strict=True))
+        self._swscale = None if small else plane_resizer(before, after)
         height, width = after
         stride = -(-width // OVERRUN) * OVERRUN + OVERRUN
         self._memory = np.zeros((3, height + 1, stride), np.uint8)
         self._result = self._memory[:, :height, :width]
-        # Where the picture shrinks, swscale is wrong in the outermost row or column of each side, and nowhere else.
-        self._edge_rows, self._edge_columns = (
-            sorted({0, a - 1}) if b > a else [] for b, a in zip(before, after, strict=True)
-        )
 
     def resize(self, planes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """uint8 ``[3, h, w]`` -> uint8 ``[3, H, W]``, valid until the next call."""
+        result, upright = self._result, planes.transpose(0, 2, 1)
         if self._swscale is None:
-            self._result[...] = _rounded(self._rows @ planes.astype(np.float32) @ self._columns.T)
-            return self._result
-        self._swscale.resize(planes, self._result)
-        for row in self._edge_rows:
-            near = np.flatnonzero(self._rows[row])
-            part = planes[:, near[0] : near[-1] + 1].astype(np.float32)
-            self._result[:, row] = _rounded((self._rows[row, near] @ part) @ self._columns.T)
-        for column in self._edge_columns:
-            near = np.flatnonzero(self._columns[column])
-            part = planes[:, :, near[0] : near[-1] + 1].astype(np.float32)
-            self._result[:, :, column] = _rounded((part @ self._columns[column, near]) @ self._rows.T)
-        return self._result
+            tall = self._columns.apply(planes.astype(np.float32))
+            result[...] = _rounded(self._rows.apply(tall.transpose(0, 2, 1))).transpose(0, 2, 1)
+            return result
+        self._swscale.resize(planes, result)
+        if self._rows.edges:
+            rows = self._rows.at_edges(upright).transpose(0, 2, 1)
+            result[:, self._rows.edges] = _rounded(self._columns.apply(rows))
+        if self._columns.edges:
+            columns = self._columns.at_edges(planes).transpose(0, 2, 1)
+            result[:, :, self._columns.edges] = _rounded(self._rows.apply(columns)).transpose(0, 2, 1)
+        return result
 
 
 def _rounded(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

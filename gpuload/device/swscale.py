@@ -46,30 +46,29 @@ class SwscaleConverter:
         Raises:
             DecodeError: the picture's size is not what the form was made for.
         """
-        turned = rotation % 180 != 0
-        shown = (picture.width, picture.height) if turned else (picture.height, picture.width)
-        if shown != form.shown:
-            raise DecodeError(
-                f"the picture is {shown[1]}x{shown[0]}, the metadata promise {form.shown[1]}x{form.shown[0]}; "
-                "correct info.json"
-            )
-        if form.depth is not None:
-            self._depth(picture, slot, rotation, form.depth)
-            return
         scaler = self._scalers.of(picture)
         if form.is_plain and scaler is not None and not rotation and slot.flags.c_contiguous:
+            _check_size(picture, rotation, form)
             scaler.convert(picture, slot.ctypes.data)
-            return
-        channels = self._channels(picture, scaler)
+        elif form.depth is not None:
+            _check_size(picture, rotation, form)
+            self._depth(picture, slot, rotation, form.depth)
+        else:
+            self.store(self.shape(picture, rotation, form, view), slot, form, view)
+
+    def shape(self, picture: av.VideoFrame, rotation: int, form: SlotForm, view: int) -> npt.NDArray[np.uint8]:
+        """What a view shows of a picture, not yet flipped: uint8 ``[3, height, width]`` until the next call.
+
+        Raises:
+            DecodeError: the picture's size is not what the form was made for.
+        """
+        _check_size(picture, rotation, form)
+        channels = self._channels(picture, self._scalers.of(picture))
         if rotation:
             channels = np.rot90(channels, rotation // 90, axes=(1, 2))
-        if not form.is_plain:
-            channels = self._shaped(channels, form, view)
-        self._store(channels, slot, form)
-
-    def _shaped(self, channels: npt.NDArray[np.uint8], form: SlotForm, view: int) -> npt.NDArray[np.uint8]:
-        """Cropped, resized and flipped."""
-        top, left, flip = unpack_view(view)
+        if form.is_plain:
+            return channels
+        top, left, _ = unpack_view(view)
         height, width = form.crop or form.shown
         channels = channels[:, top : top + height, left : left + width]
         if form.is_resized:
@@ -79,9 +78,14 @@ class SwscaleConverter:
             if channels.strides[2] != 1 or channels.strides[1] < 0:
                 channels = np.ascontiguousarray(channels)
             channels = self._resizers[sizes].resize(channels)
-        return channels[:, :, ::-1] if flip else channels
+        return channels
 
-    def _store(self, channels: npt.NDArray[np.uint8], slot: npt.NDArray[np.generic], form: SlotForm) -> None:
+    def store(
+        self, channels: npt.NDArray[np.uint8], slot: npt.NDArray[np.generic], form: SlotForm, view: int = 0
+    ) -> None:
+        """What ``shape`` gave to a slot: flipped if the view says so, normalized and cast."""
+        if unpack_view(view)[2]:
+            channels = channels[:, :, ::-1]
         planes = slot if form.layout == "chw" else slot.transpose(2, 0, 1)
         if form.dtype == "uint8":
             for channel, pixels in enumerate(channels):
@@ -125,6 +129,16 @@ class SwscaleConverter:
         if rotation:
             codes = np.rot90(codes, rotation // 90)
         np.take(lut, codes, out=slot[0], mode="clip")
+
+
+def _check_size(picture: av.VideoFrame, rotation: int, form: SlotForm) -> None:
+    turned = rotation % 180 != 0
+    shown = (picture.width, picture.height) if turned else (picture.height, picture.width)
+    if shown != form.shown:
+        raise DecodeError(
+            f"the picture is {shown[1]}x{shown[0]}, the metadata promise {form.shown[1]}x{form.shown[0]}; "
+            "correct info.json"
+        )
 
 
 def level_values(form: SlotForm) -> npt.NDArray[np.generic]:

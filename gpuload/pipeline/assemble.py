@@ -73,6 +73,11 @@ class Layout:
         self.num_bytes = total
         self._columns, self._rows = np.array(columns, np.int64), np.array(rows, np.int64)
 
+    @property
+    def num_columns(self) -> int:
+        """S."""
+        return len(self.field_of_column)
+
     def places(self, count: int) -> npt.NDArray[np.int64]:
         """Byte offsets of the slots of ``count`` samples: ``[count, S]``."""
         places: npt.NDArray[np.int64] = self._columns + np.arange(count)[:, None] * self._rows

@@ -4,6 +4,7 @@ import av
 
 from gpuload.device.planes import plane_shapes, staged_format
 from gpuload.index.video import VideoIndex
+from gpuload.transform import SlotForm, is_reduced
 
 ALIGNMENT = {"av1": (128, 128)}
 """Columns and rows that pictures are allocated in, where not in FFmpeg's (64, 16); dav1d has its own allocator."""
@@ -11,12 +12,15 @@ DEVICE_ALIGNMENT = 512
 """Bytes that lines are taken to be multiples of: the driver chooses NVDEC's pitch, and tells only afterwards."""
 
 
-def host_bytes(video: VideoIndex) -> int:
-    """Of a picture in host memory, alignment included."""
+def host_bytes(video: VideoIndex, form: SlotForm | None = None) -> int:
+    """Of a picture in host memory, alignment included, or of what the slots of ``form`` show of it."""
     columns, rows = ALIGNMENT.get(video.codec, (64, 16))
     width, height = -(-video.width // columns) * columns, -(-video.height // rows) * rows
     components = av.VideoFormat(video.pixel_format, width, height).components
-    return sum(part.width * part.height * -(-part.bits // 8) for part in components)
+    planes = sum(part.width * part.height * -(-part.bits // 8) for part in components)
+    if form is not None and form.reduced_bytes is not None and is_reduced(form, planes):
+        return form.reduced_bytes
+    return planes
 
 
 def device_bytes(video: VideoIndex, *, is_rgb: bool) -> int:

@@ -14,7 +14,7 @@ from gpuload.device.planes import staged_bytes
 from gpuload.errors import CacheFull
 from gpuload.pipeline.assemble import Staged
 from gpuload.pipeline.direct import entries, stream_of
-from gpuload.pipeline.work import DecodeTask, DecodeWorker, Fill
+from gpuload.pipeline.work import STAGED, DecodeTask, DecodeWorker, Fill
 from gpuload.plan.grouping import DecodePlan, group_frames
 from gpuload.sources.base import SampleSource
 from gpuload.store.cache import BlobCache, BlobKey, Lease
@@ -71,11 +71,13 @@ class Lookahead:
         batches: Sequence[npt.NDArray[np.int64]],
         *,
         budget_bytes: int,
-        picture_bytes: Callable[[int], int],
+        picture_bytes: Callable[[int, int], int],
+        slot_fields: npt.NDArray[np.int64],
         first_picture: int,
         seen: SeenFrames,
     ) -> None:
-        """``picture_bytes(file)``: what a kept picture of a file counts of ``budget_bytes``."""
+        """``picture_bytes(file, field)``: what a kept picture of a file counts of ``budget_bytes``;
+        ``slot_fields`` ``[S]``: field of each slot column, ``STAGED`` where a device makes the slots."""
         self.source = source
         self.first_picture = first_picture
         samples = np.concatenate(batches)
@@ -86,11 +88,14 @@ class Lookahead:
         file = np.where(self.missing, -1, refs.file).astype(np.int64)
         packet = np.zeros_like(file)
         start = np.zeros_like(file)
+        self._slot_fields, self._field_of = slot_fields, dict[int, int]()
         bytes_of = np.zeros(int(file.max(initial=-1)) + 1, np.int64)
         for number in np.unique(file[file >= 0]).tolist():
             here = file == number
             video = source.video(number)
-            bytes_of[number] = picture_bytes(number)
+            fields = np.unique(slot_fields[here.any(axis=0)]).tolist()
+            self._field_of[number] = fields[0] if len(fields) == 1 else STAGED
+            bytes_of[number] = picture_bytes(number, self._field_of[number])
             frames = refs.frame[here]
             packet[here] = video.frame_packet[frames]
             start[here] = video.frame_start[frames]
@@ -128,15 +133,13 @@ class Lookahead:
         pick: Callable[[int, Callable[[DecodeWorker], float]], DecodeWorker],
         cache: BlobCache,
         places: npt.NDArray[np.int64],
-        fields: npt.NDArray[np.int64],
         views: npt.NDArray[np.int64],
         make_room: "Callable[[dict[DecodeWorker, Share]], None]",
         staged: Staged | None,
     ) -> dict[DecodeWorker, Share]:
         """Work of batch ``index`` of this lookahead, by worker; ``pick(file, given)`` chooses one for more of a file.
 
-        ``places`` ``[n, S]``: byte offset of each slot; ``fields`` ``[S]``: field number of each slot column;
-        ``views`` ``[n, S]``: what of the picture goes there.
+        ``places`` ``[n, S]``: byte offset of each slot; ``views`` ``[n, S]``: what of the picture goes there.
         ``make_room`` is called with what there is whenever the blob cache has to be given back something first.
         ``staged``: the batch is made on a device; its offsets are set here, instead of ``places``.
         """
@@ -175,7 +178,7 @@ class Lookahead:
         if staged is not None:
             self._lay_out(staged, pictures)
             places = staged.offset
-        columns = np.broadcast_to(fields, pictures.shape)[present]  # STAGED where a device makes the slots
+        columns = np.broadcast_to(self._slot_fields, pictures.shape)[present]
         for picture, group, field, place, view in zip(
             chosen.tolist(),
             group_of_fill.tolist(),
@@ -281,6 +284,7 @@ class Lookahead:
                 pictures=[p + self.first_picture for p in pictures],
                 uses=[uses[p] for p in pictures],
                 pts=video.pts[first : last + 1].tolist() if worker.needs_pts else (),
+                field=self._field_of[file],
             )
         )
         share.cost += last - first + 1

@@ -67,7 +67,7 @@ class DeviceWorker(Worker):
                 self._sharing.verify(stream, run, pictures)
         return self._decoder.decode(stream, run)
 
-    def keep(self, frame: DevicePicture | av.VideoFrame, stream: Stream) -> KeptOnDevice:
+    def keep(self, frame: DevicePicture | av.VideoFrame, stream: Stream, field: int) -> KeptOnDevice:
         picture = frame if isinstance(frame, DevicePicture) else host_picture(frame, stream, self._device)
         return KeptOnDevice(picture, picture.num_bytes)
 

@@ -68,10 +68,10 @@ class Prefetcher:
         self._finishing: FinishingThread | None = None
         if device is not None:
             self._finishing = FinishingThread(Finisher(device, shaping.forms, self.layout), self._on_finished)
+        self._slot_fields = self.layout.field_of_column if device is None else np.full(self.layout.num_columns, STAGED)
         self._pool = BatchPool(pin=pinning(device))
-        self._files = LocalFiles()
+        self._files, self._router, self._device = LocalFiles(), router, device
         self._cache = BlobCache(blob_cache_bytes, self._files.read)
-        self._router, self._device = router, device
         self._crew = Crew(
             router,
             shaping.forms,
@@ -229,6 +229,7 @@ class Prefetcher:
                     batches,
                     budget_bytes=self._frame_cache_bytes,
                     picture_bytes=self._picture_bytes,
+                    slot_fields=self._slot_fields,
                     first_picture=self._pictures,
                     seen=seen,
                 )
@@ -245,11 +246,11 @@ class Prefetcher:
                 self._feed_error = error
                 self._changed.notify_all()
 
-    def _picture_bytes(self, file: int) -> int:
-        """What a kept picture of a file counts of ``frame_cache_bytes``."""
+    def _picture_bytes(self, file: int, field: int) -> int:
+        """What a kept picture of a file, which goes to ``field``, counts of ``frame_cache_bytes``."""
         video, (backend, device) = self._source.video(file), self._router.way(file)
         if device == "cpu":
-            return host_bytes(video)
+            return host_bytes(video, None if field == STAGED else self._shaping.forms[field])
         # The CPU's share of such files counts against the host's budget: the narrower one decides.
         scale = max(self._frame_cache_bytes, 1) / self._device_cache_bytes
         return max(host_bytes(video), int(device_bytes(video, is_rgb=backend == "dali") * scale))
@@ -275,7 +276,7 @@ class Prefetcher:
             return not self._stop
 
     def _feed_one(self, plan: Lookahead, index: int, batch: Batch, epoch: int) -> None:
-        places, fields = self.layout.places(len(batch.samples)), self.layout.field_of_column
+        places = self.layout.places(len(batch.samples))
 
         def flush(shares: dict[DecodeWorker, Share]) -> None:
             for worker, share in shares.items():
@@ -300,12 +301,12 @@ class Prefetcher:
                 batch.staged = plan.staged(index, views, self._crew.may_cross)
                 # The most so far, so that one size of page-locked memory serves all batches.
                 self._room = max(self._room, batch.staged.room)
-                batch.num_bytes, fields = self._room, np.full_like(fields, STAGED)
+                batch.num_bytes = self._room
             with self._changed:
                 batch.waiting += batch.staged is not None
                 self._batches[batch.number] = batch
                 self._give_buffers()
-            flush(plan.shares(index, self._crew.pick, self._cache, places, fields, views, make_room, batch.staged))
+            flush(plan.shares(index, self._crew.pick, self._cache, places, views, make_room, batch.staged))
             if len(missing):
                 row, column = missing[0].tolist()
                 batch.error = FrameNotFound(self._source.why_missing(int(batch.samples[row]), column))

@@ -27,7 +27,7 @@ from gpuload.device.planes import PlaneWriter, staged_bytes
 from gpuload.device.swscale import SwscaleConverter
 from gpuload.errors import DecodeError, GpuloadError
 from gpuload.pipeline.work import STAGED, DecodeTask, Done, Go, Unit
-from gpuload.transform import DTYPES, SlotForm
+from gpuload.transform import DTYPES, SlotForm, is_reduced, pack_view
 
 HEADER = struct.Struct("<Q")
 FillAt = tuple[int, int, int]
@@ -84,8 +84,8 @@ class Worker(ABC):
         return self._decoder.decode(stream, run)
 
     @abstractmethod
-    def keep(self, frame: Any, stream: Stream) -> Any:
-        """What is kept of a decoded picture; has ``num_bytes``."""
+    def keep(self, frame: Any, stream: Stream, field: int) -> Any:
+        """What is kept of a decoded picture for ``DecodeTask.field``; has ``num_bytes``."""
 
     @abstractmethod
     def fill(self, picture: int, kept: Any, places: list[FillAt], chunk: int, done: Done) -> None:
@@ -102,7 +102,7 @@ class Worker(ABC):
         try:
             for number, frame in self.decoded(stream, run):
                 picture = names.pop(number)
-                kept = self._kept[picture] = self.keep(frame, stream)
+                kept = self._kept[picture] = self.keep(frame, stream, task.field)
                 self._kept_bytes += kept.num_bytes
                 places = waiting.pop(picture, None)
                 if places:  # while the picture is warm in the processor's cache
@@ -124,16 +124,18 @@ class Worker(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A decoded picture that later fills need."""
+    """A decoded picture that fills need: whole, or what all of them show of it."""
 
-    frame: av.VideoFrame
+    frame: av.VideoFrame | None
     stream: Stream
     size: tuple[int, int]
     """Width and height as stored."""
-    write: Callable[[int], None] | None
-    """Writes it as uint8 RGB planes at an address, where that can be done."""
     num_bytes: int
-    """Of its planes, as the first picture of its file has them."""
+    """Of its planes, as the first picture of its file has them, or of what is shown."""
+    write: Callable[[int], None] | None = None
+    """Writes it as uint8 RGB planes at an address, where that can be done."""
+    shown: npt.NDArray[np.uint8] | None = None
+    """uint8 ``[3, height, width]``, not yet flipped; without ``frame``."""
 
 
 class HostWorker(Worker):
@@ -153,12 +155,20 @@ class HostWorker(Worker):
         self._chunks[chunk] = mmap.mmap(fd, num_bytes)
         self._addresses[chunk] = np.frombuffer(self._chunks[chunk], np.uint8).ctypes.data
 
-    def keep(self, frame: av.VideoFrame, stream: Stream) -> Kept:
+    def keep(self, frame: av.VideoFrame, stream: Stream, field: int) -> Kept:
         num_bytes = self._bytes_of.get(stream.path)
         if num_bytes is None:
             num_bytes = self._bytes_of[stream.path] = sum(plane.buffer_size for plane in frame.planes)
         size = frame.width, frame.height
-        return Kept(frame, stream, size, self._converter.direct(frame, stream.rotation), num_bytes)
+        if field != STAGED:
+            form = self._forms[field]
+            if form.corner is not None and is_reduced(form, num_bytes):
+                try:
+                    shown = self._converter.shape(frame, stream.rotation, form, pack_view(*form.corner)).copy()
+                    return Kept(None, stream, size, shown.nbytes, shown=shown)
+                except DecodeError:
+                    pass  # its fills find out again, and tell their batches
+        return Kept(frame, stream, size, num_bytes, self._converter.direct(frame, stream.rotation))
 
     def fill(self, picture: int, kept: Kept, places: list[FillAt], chunk: int, done: Done) -> None:
         first: tuple[tuple[int, int], npt.NDArray[Any]] | None = None
@@ -175,7 +185,11 @@ class HostWorker(Worker):
                 slot[...] = first[1]
                 continue
             try:
-                self._converter.convert(kept.frame, slot, kept.stream.rotation, form, view)
+                if kept.shown is not None:
+                    self._converter.store(kept.shown, slot, form, view)
+                else:
+                    assert kept.frame is not None
+                    self._converter.convert(kept.frame, slot, kept.stream.rotation, form, view)
             except DecodeError as error:
                 done.errors.append(DecodeError(f"{kept.stream.path}: {form.key}: {error}"))
                 break
@@ -183,6 +197,7 @@ class HostWorker(Worker):
 
     def _stage(self, picture: int, kept: Kept, offset: int, chunk: int, done: Done) -> None:
         stream = kept.stream
+        assert kept.frame is not None
         room = staged_bytes(stream.pixel_format, stream.width, stream.height)
         target: npt.NDArray[np.uint8] = np.frombuffer(self._chunks[chunk], np.uint8, room, offset)
         try:

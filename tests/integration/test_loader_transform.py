@@ -162,3 +162,60 @@ def test_image_features_are_transformed_too(tmp_path: Path) -> None:
             window = torch.from_numpy(stored[frame, 5:25, 5:35]).permute(2, 0, 1)[None].double()
             small = torch.nn.functional.interpolate(window, (10, 12), mode="bilinear", antialias=True)[0]
             assert (batch["map"][row, t].permute(2, 0, 1).double() - small.flip(-1)).abs().max() <= 0.51
+
+
+def kept_bytes(source: NumberedSource, transform: Transform | None) -> int:
+    with Loader(source, 8, shuffle="global", transform=transform, num_threads=1) as loader:
+        for _ in loader:
+            pass
+        return loader.stats.kept_bytes
+
+
+def test_of_small_pictures_only_what_is_shown_waits_for_later_batches(source: NumberedSource) -> None:
+    frames = 2 * len(source)
+    whole = kept_bytes(source, None)
+    assert whole > 0.5 * frames * 96 * 64 * 1.5  # most frames wait at once in so short an epoch
+    assert kept_bytes(source, Transform(resize=(20, 24))) <= frames * 3 * 20 * 24
+    assert kept_bytes(source, Transform(crop=(20, 24), flip=0.5, dtype="float32")) <= frames * 3 * 20 * 24
+    assert kept_bytes(source, Transform(crop=Crop(20, 24, "random"))) > 0.5 * frames * 96 * 64 * 1.5
+
+
+def test_a_budget_counts_what_is_kept(tmp_path: Path) -> None:
+    source = NumberedSource(tmp_path, episodes=2, frames=60, gop=30, cameras=1)
+    frame = 3 * 16 * 24
+
+    def amplification(transform: Transform | None) -> float:
+        with Loader(
+            source, 4, shuffle="global", transform=transform, frame_cache_bytes=120 * frame, num_threads=1
+        ) as loader:
+            for _ in loader:
+                pass
+            assert loader.stats.kept_bytes <= 120 * max(frame, 96 * 64 * 1.5 + 4096)
+            return loader.stats.amplification
+
+    assert amplification(Transform(resize=(16, 24))) == 1.0
+    assert amplification(None) > 2.0
+
+
+class OneFileForBoth(NumberedSource):
+    """Both cameras are views of the same video."""
+
+    def frames(self, samples: npt.NDArray[np.int64]) -> Any:
+        refs = super().frames(samples)
+        refs.file[:, 2:] = refs.file[:, :2]
+        return refs
+
+
+def test_a_file_that_two_keys_show_differently(tmp_path: Path) -> None:
+    source = OneFileForBoth(tmp_path, episodes=2)
+    pictures = [decode_all(path) for path in source.paths]
+    transform = {"cam0": Transform(crop=Crop(20, 24, (3, 5))), "cam1": Transform(crop=Crop(30, 20, (6, 7)))}
+    loaded = batches(source, transform, shuffle="global")
+    first, second = by_sample(loaded, "cam0"), by_sample(loaded, "cam1")
+    assert len(first) == len(source)
+    for sample in first:
+        refs = source.frames(np.array([sample]))
+        for t in range(2):
+            shown = pictures[refs.file[0, t]][refs.frame[0, t]]
+            assert np.array_equal(first[sample][t].numpy(), shown[:, 3:23, 5:29])
+            assert np.array_equal(second[sample][t].numpy(), shown[:, 6:36, 7:27])

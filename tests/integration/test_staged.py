@@ -133,7 +133,13 @@ def test_a_picture_crosses_once_however_many_slots_it_fills_and_not_at_all_from_
     source = make_source(tmp_path, episodes=1, frames=12, offsets=(-2, -1, 0))
     seen = SeenFrames(source)
     plan = Lookahead(
-        source, [np.arange(8)], budget_bytes=1 << 30, picture_bytes=lambda file: 1, first_picture=7, seen=seen
+        source,
+        [np.arange(8)],
+        budget_bytes=1 << 30,
+        picture_bytes=lambda file, field: 1,
+        slot_fields=np.full(3, STAGED),
+        first_picture=7,
+        seen=seen,
     )
     views = np.zeros((8, 3), np.int64)
     staged = plan.staged(0, views, lambda file: True)
@@ -143,8 +149,7 @@ def test_a_picture_crosses_once_however_many_slots_it_fills_and_not_at_all_from_
     )
     (worker, *_) = workers.of(way)
     cache = BlobCache(1 << 20, LocalFiles().read)
-    fields = np.full(3, STAGED)
-    shares = plan.shares(0, lambda file, given: worker, cache, views, fields, views, lambda shares: None, staged)
+    shares = plan.shares(0, lambda file, given: worker, cache, views, views, lambda shares: None, staged)
     workers.close()
     for lease in shares[worker].leases:
         lease.release()

@@ -57,12 +57,38 @@ def rgb_of(frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
         ((50, 64), (50, 31)),
         ((99, 101), (99, 17)),
         ((480, 640), (224, 224)),
+        ((720, 1280), (45, 81)),
+        ((720, 90), (5, 45)),
     ],
 )
 def test_a_reduced_picture_is_within_a_level(before: tuple[int, int], after: tuple[int, int]) -> None:
     frame = noise(before[1], before[0])
     result = converted(frame, form_of(Transform(resize=after), *before))
     assert np.abs(result - scaled(rgb_of(frame), *after)).max() <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "most"),
+    [
+        ((480, 640), (369, 492), 1.5),
+        ((599, 675), (400, 519), 1.5),
+        ((876, 690), (709, 675), 3),
+        ((48, 64), (97, 90), 3),
+    ],
+)
+def test_what_hardly_shrinks_or_grows_is_as_near_as_the_docstring_says(
+    before: tuple[int, int], after: tuple[int, int], most: float
+) -> None:
+    for seed in range(4):
+        planes = np.random.default_rng(seed).integers(0, 2, (3, *before)).astype(np.uint8) * 255
+        assert np.abs(Resizer(before, after).resize(planes) - scaled(planes, *after)).max() <= most
+
+
+@pytest.mark.parametrize("after", [(10, 14), (60, 97), (3, 3), (131, 255)])
+def test_a_flat_picture_stays_as_it_is(after: tuple[int, int]) -> None:
+    for level in (0, 1, 77, 254, 255):
+        planes = np.full((3, 130, 254), level, np.uint8)
+        assert (Resizer((130, 254), after).resize(planes) == level).all()
 
 
 @pytest.mark.parametrize(("before", "after"), [((48, 64), (97, 100)), ((48, 64), (48, 200)), ((64, 64), (65, 40))])
