@@ -75,30 +75,25 @@ def has_cuda() -> bool:
 
 
 def check_frames(
-    matrix: list[tuple[Case, list[Variant]]], environments: Environments, comparison: Comparison, console: Console
+    case: Case, variants: list[Variant], environments: Environments, comparison: Comparison, console: Console
 ) -> None:
-    """Each peer's frames on each dataset, with the base window and as uint8."""
-    for case, variants in matrix:
-        known = comparison.checks.get(case.dataset_name, {})
-        missing = {
-            one.checked_as: one
-            for one in reversed(variants)
-            if one.peer != LIMIT and one.checked_as not in known and not unusable(one, environments)
-        }
-        if not missing:
-            continue
-        job = replace(
-            replace(case, window=2, dtype="uint8", size=None, step_s=0.0).job(seconds=1.0, work=work_of(case))
-        )
-        reference = read_reference(job)
-        for name, variant in reversed(missing.items()):
-            ready = environments[variant.environment]
-            assert isinstance(ready, Ready)
-            verdict = check_variant(variant, ready, job, reference, timeout_s=CHECK_TIMEOUT_S)
-            console.print(
-                f"  {case.dataset_name}: {name}: {verdict.word}: {verdict.detail}", markup=False, highlight=False
-            )
-            comparison.add_check(case.dataset_name, name, verdict.as_dict())
+    """Each peer's frames on a case's dataset, with the base window and as uint8; once for a dataset."""
+    known = comparison.checks.get(case.dataset_name, {})
+    missing = {
+        one.checked_as: one
+        for one in reversed(variants)
+        if one.peer != LIMIT and one.checked_as not in known and not unusable(one, environments)
+    }
+    if not missing:
+        return
+    job = replace(replace(case, window=2, dtype="uint8", size=None, step_s=0.0).job(seconds=1.0, work=work_of(case)))
+    reference = read_reference(job)
+    for name, variant in reversed(missing.items()):
+        ready = environments[variant.environment]
+        assert isinstance(ready, Ready)
+        verdict = check_variant(variant, ready, job, reference, timeout_s=CHECK_TIMEOUT_S)
+        console.print(f"  {case.dataset_name}: {name}: {verdict.word}: {verdict.detail}", markup=False, highlight=False)
+        comparison.add_check(case.dataset_name, name, verdict.as_dict())
 
 
 def work_of(case: Case) -> Path:
@@ -108,7 +103,8 @@ def work_of(case: Case) -> Path:
 
 
 def measure(
-    matrix: list[tuple[Case, list[Variant]]],
+    case: Case,
+    variants: list[Variant],
     environments: Environments,
     comparison: Comparison,
     *,
@@ -116,19 +112,17 @@ def measure(
     seconds: float,
     console: Console,
 ) -> None:
-    """Case by case, round by round, the peers in turn: neighbours in time are compared."""
-    for case, variants in matrix:
-        comparison.content["cases"][case.name] = asdict(case)
-        console.rule(case.name)
-        for number in range(rounds):
-            # There and back, so that nobody is always the last one after a long row of others.
-            for variant in variants[:: -1 if number % 2 else 1]:
-                if comparison.find(case.name, variant.name, number) is None:
-                    outcome = one_run(case, variant, environments, comparison, seconds=seconds, number=number)
-                    comparison.add(case.name, variant.name, number, outcome)
-                run = comparison.find(case.name, variant.name, number) or {}
-                said = run.get("reason") or f"{run['result']['frames_per_s']:,.0f} frames/s"
-                console.print(f"  {number + 1}/{rounds} {variant.name}: {said}", markup=False, highlight=False)
+    """Round by round, the peers in turn: neighbours in time are compared."""
+    comparison.content["cases"][case.name] = asdict(case)
+    for number in range(rounds):
+        # There and back, so that nobody is always the last one after a long row of others.
+        for variant in variants[:: -1 if number % 2 else 1]:
+            if comparison.find(case.name, variant.name, number) is None:
+                outcome = one_run(case, variant, environments, comparison, seconds=seconds, number=number)
+                comparison.add(case.name, variant.name, number, outcome)
+            run = comparison.find(case.name, variant.name, number) or {}
+            said = run.get("reason") or f"{run['result']['frames_per_s']:,.0f} frames/s"
+            console.print(f"  {number + 1}/{rounds} {variant.name}: {said}", markup=False, highlight=False)
 
 
 def one_run(
@@ -198,8 +192,10 @@ def main() -> None:
             case.job(seconds=seconds, work=work_of(case))
     except (OSError, ValueError, KeyError) as error:
         sys.exit(f"{case.name}: {error}")
-    check_frames(matrix, environments, comparison, console)
-    measure(matrix, environments, comparison, rounds=rounds, seconds=seconds, console=console)
+    for case, variants in matrix:
+        console.rule(case.name)
+        check_frames(case, variants, environments, comparison, console)
+        measure(case, variants, environments, comparison, rounds=rounds, seconds=seconds, console=console)
     comparison.save()
     console.print(f"record: {comparison.path}", highlight=False, soft_wrap=True)
     trial = name != "compare"
