@@ -74,10 +74,11 @@ def ensure_environment(name: str, *, folder: Path | None = None) -> Ready:
     home = (folder or default_folder()) / name
     python, ready = home / "venv" / "bin" / "python", home / ".ready"
     if not ready.exists():
+        shutil.rmtree(home / "venv", ignore_errors=True)  # half of one may be there
         home.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(home).free) < NEEDED_BYTES:
             raise RuntimeError(f"{home}: {free / 1e9:.1f} GB are free, {NEEDED_BYTES / 1e9:.0f} GB needed")
-        command([sys.executable, "-m", "venv", "--clear", str(home / "venv")])  # half of one may be there
+        command([sys.executable, "-m", "venv", str(home / "venv")])
         command([str(python), "-m", "pip", "install", "-q", *ENVIRONMENTS[name].requirements])
         for libraries in (home / "venv").glob("lib/python3*/site-packages/av.libs"):
             link_ffmpeg(libraries, home / "ffmpeg")

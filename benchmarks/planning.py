@@ -37,7 +37,7 @@ def measure_planning(frames: int) -> dict[str, float]:
     gops = np.arange(0, frames, GOP, dtype=np.int64)
     took: dict[str, float] = {}
     seconds, runs = timed(
-        partial(plan_runs, episodes, gops, frames, reach=1, sample_pixels=PIXELS, buffer_bytes=BUDGET)
+        partial(plan_runs, episodes, gops, frames, reach=(1, 0), sample_pixels=PIXELS, buffer_bytes=BUDGET)
     )
     took["runs_us"] = seconds / frames * 1e6
     for kind in ("block", "global"):

@@ -24,8 +24,9 @@ from gpuload.sources.base import SampleSource
 from gpuload.stats import LoaderStats
 from gpuload.transform import Transform
 
-STATE_VERSION = 2
-"""Counts what changes the order that a seed means: 2, shorter runs in block shuffle."""
+STATE_VERSION = 1
+BLOCK_ORDER = 2
+"""Counts what changed the order that a seed means in block shuffle: 2, shorter runs."""
 DEFAULT_LOOKAHEAD = 1 << 16
 """Samples planned together: some 0.4 µs each and slot to plan; long enough for runs to live and die inside."""
 DEFAULT_DEVICE_CACHE = 4 << 30
@@ -240,7 +241,7 @@ class Loader:
     def _order_settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {"shuffle": self._kind, "seed": self._seed, "num_samples": len(self._source)}
         if self._kind == "block":
-            settings["shuffle_buffer_bytes"] = self._buffer_bytes
+            settings |= {"shuffle_buffer_bytes": self._buffer_bytes, "block_order": BLOCK_ORDER}
         return settings
 
     def _epoch_order(self) -> EpochOrder:

@@ -26,11 +26,14 @@ class Crop:
     at: Literal["center", "random"] | tuple[int, int] = "center"
 
     def __post_init__(self) -> None:
-        _check_size("crop", (self.height, self.width))
+        height, width = _check_size("crop", (self.height, self.width))
+        object.__setattr__(self, "height", height)
+        object.__setattr__(self, "width", width)
         if self.at in ("center", "random"):
             return
         if not (isinstance(self.at, tuple) and len(self.at) == 2 and all(_is_int(v) and v >= 0 for v in self.at)):
             raise ConfigError(f"crop's `at` must be 'center', 'random' or (top, left) in pixels, got {self.at!r}")
+        object.__setattr__(self, "at", (int(self.at[0]), int(self.at[1])))  # numpy's would be packed in 32 bits
 
 
 @dataclass(frozen=True, slots=True)

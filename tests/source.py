@@ -51,8 +51,8 @@ class NumberedSource:
         return ()
 
     @property
-    def reach(self) -> int:
-        return max(0, -min(self.offsets))
+    def reach(self) -> tuple[int, int]:
+        return max(0, -min(self.offsets)), max(0, *self.offsets)
 
     @property
     def source(self) -> "NumberedSource":

@@ -35,7 +35,7 @@ class ClipSource:
         self._video = load_index(path, cache_dir=path.parent / "index")
         self.fingerprint = path.name
         self.image_keys: tuple[str, ...] = ()
-        self.reach = 0
+        self.reach = (0, 0)
         self.source = self
         video = self._video
         self.video_fields = (VideoField(KEY, 1, True, video.height, video.width, 3, "uint8"),)

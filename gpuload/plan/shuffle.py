@@ -44,20 +44,21 @@ def plan_runs(
     gop_starts: Samples,
     num_samples: int,
     *,
-    reach: int,
+    reach: tuple[int, int],
     sample_pixels: int,
     buffer_bytes: int,
 ) -> Runs:
     """The shortest runs that decode hardly more than the longest of which enough are active within ``buffer_bytes``.
 
-    Long runs decode less; short ones need less memory, and few active runs mix less. A run best begins ``reach``
-    samples after a keyframe, where ``reach`` is how far windows look back: it then decodes from that keyframe, and
-    the run before only the few pictures that follow it. A GOP too long for the buffer is cut, and its beginning
-    decoded again.
+    Long runs decode less; short ones need less memory, and few active runs mix less. A run best begins as many
+    samples after a keyframe as windows look back: it then decodes from that keyframe, and the run before only the few
+    pictures that follow it. A GOP too long for the buffer is cut, and its beginning decoded again.
 
     Args:
+        reach: samples by which windows look back and ahead at most.
         sample_pixels: stored pixels of one sample's row over all cameras.
     """
+    back, ahead = reach
     per_sample = max(sample_pixels * BYTES_PER_PIXEL, 1.0)
     cuts = np.union1d(episode_starts, gop_starts)
     if per_sample * num_samples <= buffer_bytes:
@@ -66,18 +67,19 @@ def plan_runs(
     length = int(lengths.max())
     found: list[tuple[float, int, Samples]] = []
     while length >= SHORTEST or not found:
-        starts = _cut_episodes(episode_starts, lengths, gop_starts + reach, length)
+        starts = _cut_episodes(episode_starts, lengths, gop_starts + back, length)
         inner = np.setdiff1d(starts, episode_starts)
-        keyframe = gop_starts[np.maximum(np.searchsorted(gop_starts, inner - reach, side="right") - 1, 0)]
-        again = 1 + float((inner - keyframe).sum()) / num_samples
+        keyframe = gop_starts[np.maximum(np.searchsorted(gop_starts, inner - back, side="right") - 1, 0)]
+        again = 1 + float((inner - keyframe).sum() + ahead * len(inner)) / num_samples
         sizes = np.diff(np.append(starts, num_samples)).astype(np.float64)
         typical = (sizes**2).sum() / num_samples  # what an active slot holds: long runs stay longer
         found.append((again, int(buffer_bytes / (RESIDENT * per_sample * typical)), starts))
         length //= 2
     many = [f for f in found if f[1] >= MANY]
     few = [f for f in found if f[1] >= FEW]
+    least = min((f[0] for f in many), default=COSTLY)
     best = _frugal(many) if many else max(found, key=lambda f: f[1])
-    if few and (not many or best[0] > COSTLY):
+    if few and (not many or least > COSTLY):
         best = _frugal(few)
     _, active, starts = best
     return Runs(starts, max(1, min(max(active, FEW), MANY, len(starts))))

@@ -56,8 +56,8 @@ class SampleSource(Protocol):
         ...
 
     @property
-    def reach(self) -> int:
-        """Samples by which video windows look back at most."""
+    def reach(self) -> tuple[int, int]:
+        """Samples by which video windows look back and ahead at most."""
         ...
 
     def __len__(self) -> int: ...

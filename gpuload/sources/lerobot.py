@@ -85,9 +85,10 @@ class LeRobotSource:
         return tuple(key for key in self._rows.images if not self.meta.info.features[key].is_depth)
 
     @property
-    def reach(self) -> int:
-        """Samples by which video windows look back at most."""
-        return max([0, *(-offset for field in self._fields for offset in self._offsets.get(field.key, (0,)))])
+    def reach(self) -> tuple[int, int]:
+        """Samples by which video windows look back and ahead at most."""
+        offsets = [0, *(offset for field in self._fields for offset in self._offsets.get(field.key, (0,)))]
+        return -min(offsets), max(offsets)
 
     def __len__(self) -> int:
         return self._rows.num_rows

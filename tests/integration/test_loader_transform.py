@@ -1,5 +1,6 @@
 """A loader's transforms against torch on sequentially decoded pictures."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import pyarrow as pa
 import pytest
 import torch
 
-from gpuload import ConfigError, Crop, LeRobotDataset, Loader, Transform
+from gpuload import ConfigError, Crop, GpuloadError, LeRobotDataset, Loader, Transform
 from gpuload.demo import write_dataset
+from gpuload.index.video import VideoIndex
 from tests.source import NumberedSource
 from tests.unit.test_lerobot import add_feature, png
-from tests.videos import decode_all
+from tests.videos import decode_all, make_video
 
 Pictures = list[list[npt.NDArray[np.uint8]]]
 CROP = Crop(40, 60, "random")
@@ -219,3 +221,65 @@ def test_a_file_that_two_keys_show_differently(tmp_path: Path) -> None:
             shown = pictures[refs.file[0, t]][refs.frame[0, t]]
             assert np.array_equal(first[sample][t].numpy(), shown[:, 3:23, 5:29])
             assert np.array_equal(second[sample][t].numpy(), shown[:, 6:36, 7:27])
+
+
+@pytest.mark.parametrize(
+    ("form", "width", "height", "rotation"),
+    [("yuv420p", 96, 64, 0), ("yuv444p", 96, 64, 90), ("yuv420p10le", 96, 64, 270), ("yuv420p", 94, 62, 180)],
+)
+def test_a_picture_that_is_kept_small_is_flipped_for_some_samples_and_not_for_others(
+    tmp_path: Path, form: str, width: int, height: int, rotation: int
+) -> None:
+    source = Turned(tmp_path, rotation, episodes=1, cameras=1, width=width, height=height, pix_fmt=form)
+    pictures = [np.rot90(p, rotation // 90, axes=(1, 2)) for p in decode_all(source.paths[0])]
+    _, rows, columns = pictures[0].shape
+    top, left = (rows - 21) // 2, (columns - 30) // 2
+    loaded = by_sample(batches(source, Transform(crop=(21, 30), flip=0.5), shuffle="global"), "cam0")
+    flips = set()
+    for sample, window in loaded.items():
+        refs = source.frames(np.array([sample]))
+        shown = np.stack([pictures[f][:, top : top + 21, left : left + 30] for f in refs.frame[0]])
+        flip = np.array_equal(window.numpy(), shown[..., ::-1])
+        assert flip or np.array_equal(window.numpy(), shown)
+        flips.add(flip)
+    assert len(loaded) == len(source)
+    assert flips == {False, True}
+
+
+class Turned(NumberedSource):
+    """Its files say that they are to be shown rotated."""
+
+    def __init__(self, folder: Path, rotation: int, **arguments: Any) -> None:
+        super().__init__(folder, **arguments)
+        self._rotation = rotation
+        if rotation % 180:
+            self._fields = tuple(replace(f, height=f.width, width=f.height) for f in self._fields)
+
+    def video(self, file: int) -> VideoIndex:
+        return replace(super().video(file), rotation=self._rotation)
+
+
+@pytest.mark.parametrize("transform", [Transform(resize=(20, 24)), Transform(crop=Crop(20, 24, "random")), None])
+def test_a_file_of_another_size_fails_its_batches_and_no_others(tmp_path: Path, transform: Transform | None) -> None:
+    source = NumberedSource(tmp_path, episodes=3, cameras=1)
+    make_video(source.paths[1], width=80, height=64, frames=40, gop=10)
+    with Loader(source, 8, transform=transform, num_threads=2) as loader:
+        iterator, outcomes = iter(loader), list[str]()
+        while True:
+            try:
+                next(iterator)
+                outcomes.append("good")
+            except StopIteration:
+                break
+            except GpuloadError as error:
+                outcomes.append(str(error))
+    assert outcomes[:5] == outcomes[10:] == ["good"] * 5
+    assert all("80x64" in text and "96x64" in text for text in outcomes[5:10])
+
+
+@pytest.mark.parametrize("kind", [int, np.int32, np.int64])
+def test_numpy_integers_name_the_same_window(source: NumberedSource, pictures: Pictures, kind: Any) -> None:
+    transform = Transform(crop=Crop(kind(20), kind(24), (kind(3), kind(5))))
+    for sample, window in by_sample(batches(source, transform), "cam0").items():
+        refs = source.frames(np.array([sample]))
+        assert np.array_equal(window[1].numpy(), pictures[refs.file[0, 1]][refs.frame[0, 1]][:, 3:23, 5:29])

@@ -3,6 +3,7 @@ interpreted, so that everything but CUDA itself is at work."""
 
 import itertools
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ import torch
 
 from gpuload import Crop, Loader, Transform, loader
 from gpuload.decode.pyav import PyavDecoder
+from gpuload.device.arena import BatchPool
 from gpuload.errors import DecodeError, GpuloadError
-from gpuload.pipeline import crew, route
+from gpuload.pipeline import crew, lane, route
+from gpuload.pipeline.assemble import Batch
 from gpuload.pipeline.feed import Lookahead, SeenFrames
+from gpuload.pipeline.finish import Finisher
 from gpuload.pipeline.handle import WorkerHandle
 from gpuload.pipeline.lane import DeviceLane
 from gpuload.pipeline.route import Way
@@ -258,3 +262,78 @@ def test_a_lane_that_gives_up_fails_its_batches_and_is_replaced(
     assert failures
     assert all("fell off the bus" in failure for failure in failures)
     assert outcomes[-1] == "good"
+
+
+def test_one_size_of_staging_memory_serves_all_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Windows overlap: how many pictures a batch needs differs. Page-locked memory is dear: no size is to come again.
+    source = make_source(tmp_path, episodes=1, frames=24, offsets=(-3, 0))
+    taken: list[int] = []
+    take = BatchPool.take
+
+    def recorded(self: BatchPool, num_bytes: int) -> Any:
+        taken.append(num_bytes)
+        return take(self, num_bytes)
+
+    monkeypatch.setattr(BatchPool, "take", recorded)
+    monkeypatch.setattr(Finisher, "finish", lambda self, batch: None)
+    monkeypatch.setattr(Loader, "_deliver", lambda self, batch: {})
+    with Loader(source, 4, shuffle="global", num_threads=1) as loading:
+        for _ in range(2):
+            for _ in loading:
+                pass
+    assert len(taken) == 12
+    assert taken == sorted(taken)
+    assert len(set(taken[6:])) == 1
+
+
+def test_batches_that_nobody_waits_for_are_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_source(tmp_path, episodes=1, frames=24, offsets=(0,))
+    made: list[int] = []
+    under_way, may_end = threading.Event(), threading.Event()
+
+    def slowly(self: Finisher, batch: Batch) -> None:
+        made.append(batch.number)
+        under_way.set()
+        assert may_end.wait(30.0)
+
+    monkeypatch.setattr(Finisher, "finish", slowly)
+    loading = Loader(source, 4, num_threads=1)
+    iter(loading)
+    assert under_way.wait(30.0)
+    finishing = loading._prefetcher._finishing
+    assert finishing is not None
+    end = time.perf_counter() + 30.0
+    while finishing._queue.qsize() < 1 and time.perf_counter() < end:  # the second batch has been put behind it
+        time.sleep(0.01)
+    closer = threading.Thread(target=loading.close)
+    closer.start()
+    while finishing._wanted and time.perf_counter() < end:
+        time.sleep(0.01)
+    may_end.set()
+    closer.join(30.0)
+    assert made == [0]
+
+
+@pytest.mark.usefixtures("in_lanes")
+def test_a_driver_that_hangs_does_not_hang_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = make_source(tmp_path, episodes=1, frames=8, offsets=(0,))
+    hanging, may_go_on = threading.Event(), threading.Event()
+
+    class Hangs(PyavDecoder):
+        def decode(self, stream: Any, run: Any) -> Any:
+            hanging.set()
+            may_go_on.wait(60.0)
+            return super().decode(stream, run)
+
+    monkeypatch.setattr(crew, "create", lambda backend, device: Hangs())
+    monkeypatch.setattr(lane, "PATIENCE_S", 0.3)
+    loading = Loader(source, 4, num_threads=1)
+    iter(loading)
+    assert hanging.wait(30.0)
+    begin = time.perf_counter()
+    loading.close()
+    assert time.perf_counter() - begin < 10.0
+    assert "does not come back" in caplog.text
+    may_go_on.set()

@@ -15,10 +15,10 @@ BUDGET = 4 << 30
 Ints = npt.NDArray[np.int64]
 
 
-def runs_of(gop: int) -> Runs:
+def runs_of(gop: int, *, reach: tuple[int, int] = (1, 0), budget: int = BUDGET) -> Runs:
     episodes = np.arange(EPISODES, dtype=np.int64) * LENGTH
     gops = (episodes[:, None] + np.arange(0, LENGTH, gop)).ravel()
-    return plan_runs(episodes, gops, SAMPLES, reach=1, sample_pixels=CAMERAS * 640 * 480, buffer_bytes=BUDGET)
+    return plan_runs(episodes, gops, SAMPLES, reach=reach, sample_pixels=CAMERAS * 640 * 480, buffer_bytes=budget)
 
 
 def plan_of(samples: Ints, gop: int, *, budget: int) -> tuple[DecodePlan, Ints]:
@@ -51,6 +51,25 @@ def test_block_shuffle_mixes_like_a_permutation_and_decodes_little_twice(gop: in
     assert plan.frames_decoded <= most * CAMERAS * SAMPLES
     uniform = distinct_episodes(np.random.default_rng(1).permutation(SAMPLES))
     assert distinct_episodes(order.samples) >= 0.95 * uniform
+
+
+def touched(starts: Ints, reach: tuple[int, int]) -> float:
+    """Frames that the windows of each run touch, over samples: what is decoded if runs share nothing."""
+    ends = np.append(starts[1:], SAMPLES)
+    first = np.maximum(starts - reach[0], starts // LENGTH * LENGTH)
+    last = np.minimum(ends - 1 + reach[1], starts // LENGTH * LENGTH + LENGTH - 1)
+    return float((last + 1 - first).sum()) / SAMPLES
+
+
+@pytest.mark.parametrize("reach", [(0, 0), (1, 0), (7, 0), (0, 7), (0, 15), (8, 8)])
+def test_shorter_runs_decode_hardly_more_than_the_longest_of_which_enough_are_active(reach: tuple[int, int]) -> None:
+    longest = np.arange(0, SAMPLES, 75)  # 64 of them, nearly whole, take 3.8 GiB
+    assert touched(runs_of(2, reach=reach).starts, reach) <= 1.03 * touched(longest, reach)
+
+
+def test_single_frames_of_short_gops_are_taken_in_the_shortest_runs() -> None:
+    # 64 active runs of 9 samples need a tenth of the memory of runs of 75, and decode nothing again.
+    assert runs_of(2, reach=(0, 0)).count > SAMPLES / 10
 
 
 @pytest.mark.parametrize("budget", [BUDGET, 200 << 20, 0])
