@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from gpuload.datasets import LeRobotDataset
-from gpuload.decode.pyav import DECODERS
 from gpuload.decode.registry import AUTO, Machine, StreamKind, choose, find_machine, kind_of
+from gpuload.decode.session import DECODERS
 from gpuload.index.video import VideoIndex
 from gpuload.sources.base import SampleSource
 from gpuload.sources.lerobot_meta import read_meta

@@ -14,7 +14,7 @@ from av.codec.hwaccel import HWAccel
 from torch.utils.dlpack import from_dlpack
 
 from gpuload.decode.base import Run, Stream, failed
-from gpuload.decode.pyav import DECODERS
+from gpuload.decode.session import DECODERS
 from gpuload.picture import DevicePicture, PictureForm
 
 START = b"\0\0\0\1"

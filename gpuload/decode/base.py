@@ -7,6 +7,7 @@ from typing import Protocol
 import av
 
 from gpuload.errors import DecodeError
+from gpuload.index.nal import CODECS, Entry, entry_of
 from gpuload.index.video import Color
 from gpuload.picture import DevicePicture
 
@@ -27,6 +28,8 @@ class Stream:
     """FFmpeg's name, as the container has it; full-range twins (``yuvj420p``) are told by the pictures only."""
     chroma_location: int = 0
     """FFmpeg's AVChromaLocation; 0: unspecified."""
+    in_order: bool = False
+    """Its times say that packets are shown in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class Run:
     """Packet numbers whose pictures are wanted."""
     pts: Sequence[int] = ()
     """Presentation time of each packet, in any ticks: for backends that need a container around the packets."""
+    leading: int = 0
+    """Packets right behind the first that are shown before it and not wanted: they refer to what was before the run."""
 
 
 class Decoder(Protocol):
@@ -57,6 +62,24 @@ class Decoder(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def entry_point(stream: Stream, run: Run) -> Entry | None:
+    """What the first packet of a run says of itself; None: its codec is not one whose packets tell.
+
+    Raises:
+        DecodeError: decoding cannot begin there, whatever the container says.
+    """
+    if stream.codec not in CODECS:
+        return None
+    which = run.entries[0] if run.entries else 0
+    entry = entry_of(stream.codec, stream.extradata[which] if stream.extradata else b"", run.packets[0])
+    how = {"gradual": "the picture is refreshed bit by bit", "none": "it refers to other pictures"}.get(entry.kind)
+    if entry.kind == "intra" and len(run.packets) > 1:
+        how = "nothing says that what follows does not refer to what came before"
+    if how is not None:
+        raise failed(stream, run.first, f"the file calls it a keyframe, but decoding cannot begin there: {how}")
+    return entry
 
 
 def failed(stream: Stream, packet: int, cause: str) -> DecodeError:

@@ -1,5 +1,6 @@
 """CPU decoding through PyAV: packets to a codec session that outlives its runs."""
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
 
@@ -7,15 +8,16 @@ import av
 from av.error import FFmpegError
 from av.video.frame import PictureType
 
-from gpuload.decode.base import Run, Stream, failed
+from gpuload.decode.base import Run, Stream, entry_point, failed
+from gpuload.decode.session import ENTERED, HARMLESS, MISS_REFERENCES, Session, open_session
+from gpuload.index.nal import CODECS, entry_of, may_bring_sets
 from gpuload.index.video import Color
 
 MAX_SESSIONS = 8
 """Codec sessions kept; a dataset rarely has more kinds of streams, and a session holds a few MB of pictures."""
 
-DECODERS = {"av1": "libdav1d"}  # FFmpeg's own `av1` decodes on hardware only
-MISS_REFERENCES = frozenset({"h264", "hevc", "vvc", "av1", "vp8", "vp9"})
-"""Codecs whose decoders refuse a picture without its references; others (MPEG-4) predict from grey and say nothing."""
+Key = tuple[str, bytes, Color, re.Pattern[str] | None]
+Sets = tuple[bytes, ...]
 
 
 class PyavDecoder:
@@ -26,28 +28,59 @@ class PyavDecoder:
     """
 
     def __init__(self) -> None:
-        self._sessions: OrderedDict[tuple[str, bytes, Color], av.VideoCodecContext] = OrderedDict()
+        self._sessions: OrderedDict[Key, Session] = OrderedDict()
 
     def decode(self, stream: Stream, run: Run) -> Iterator[tuple[int, av.VideoFrame]]:
         """See ``Decoder.decode``."""
-        entry = run.entries[0] if run.entries else 0
-        session = self._session(stream, entry, run.first)
-        missing = set(run.wanted)
-        last = max(missing)
-        number = run.first
-        doubtful = stream.codec not in MISS_REFERENCES
+        point = entry_point(stream, run)
+        missing, sets = set(run.wanted), point.sets if point is not None else ()
+        entered = stream.codec == "h264" and point is not None and point.kind == "open"
+        if not entered:
+            try:
+                yield from self._decode(stream, run, missing, sets, None)
+                return
+            except FFmpegError as error:
+                if stream.codec != "h264":
+                    raise failed(stream, self._number, f"the decoder refused it ({error})") from error
+        # It stops at what a picture does not need, and at references that an open GOP gives up without having them.
         try:
-            for number, data in enumerate(run.packets, run.first):
-                if run.entries and run.entries[number - run.first] != entry:
+            yield from self._decode(stream, run, missing, sets, ENTERED if entered else HARMLESS)
+        except FFmpegError as error:
+            raise failed(stream, self._number, f"the decoder refused it ({error})") from error
+
+    def _decode(
+        self, stream: Stream, run: Run, missing: set[int], sets: Sets, harmless: re.Pattern[str] | None
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Yields what is still missing. ``sets``: the first packet's; ``harmless``: complaints to pass over, None where
+        the decoder is to stop at any."""
+        entry = run.entries[0] if run.entries else 0
+        extradata = stream.extradata[entry] if stream.extradata else b""
+        kept = self._session(stream, entry, run.first, sets, harmless)
+        last, latest = max(missing), run.first - 1
+        doubtful = stream.codec not in MISS_REFERENCES
+        brings_sets = stream.codec in CODECS
+        self._number = run.first
+        try:
+            for index, data in enumerate(run.packets):
+                if 0 < index <= run.leading or not len(data):
+                    continue
+                number = self._number = run.first + index
+                if run.entries and run.entries[index] != entry:
                     # A new sample description is a new coded sequence: finish the old session before the new one.
-                    yield from self._shown(stream, run, session.decode(None), missing)
-                    session.flush_buffers()
-                    entry = run.entries[number - run.first]
-                    session = self._session(stream, entry, number)
+                    yield from self._shown(stream, run, kept.fed(stream, number, None), missing)
+                    kept.context.flush_buffers()
+                    entry = run.entries[index]
+                    extradata = stream.extradata[entry]
+                    sets = entry_of(stream.codec, extradata, data).sets if brings_sets else ()
+                    kept = self._session(stream, entry, number, sets, harmless)
+                elif index and brings_sets and may_bring_sets(stream.codec, extradata, data):
+                    kept.sets = entry_of(stream.codec, extradata, data).sets or kept.sets
                 packet = av.Packet(data)  # type: ignore[arg-type]  # takes any buffer; its stub says bytes
                 packet.pts = packet.dts = number
-                for frame in session.decode(packet):  # as _shown does, without a generator a packet
+                for frame in kept.fed(stream, number, packet):  # as _shown does, without a generator a packet
                     shown = frame.pts
+                    if stream.in_order:
+                        latest = _next(stream, latest, shown)
                     if shown not in missing or frame.is_corrupt or doubtful:
                         yield from self._shown(stream, run, [frame], missing)
                     else:
@@ -56,11 +89,13 @@ class PyavDecoder:
                 if number >= last or not missing:
                     break
             if missing:
-                yield from self._shown(stream, run, session.decode(None), missing)
-        except FFmpegError as error:
-            raise failed(stream, number, f"the decoder refused it ({error})") from error
+                rest = kept.fed(stream, self._number, None)
+                if stream.in_order:
+                    for frame in rest:
+                        latest = _next(stream, latest, frame.pts)
+                yield from self._shown(stream, run, rest, missing)
         finally:
-            session.flush_buffers()
+            kept.context.flush_buffers()
         if missing:
             raise failed(stream, min(missing), "no picture came out of it")
 
@@ -82,24 +117,23 @@ class PyavDecoder:
             missing.discard(number)
             yield number, frame
 
-    def _session(self, stream: Stream, entry: int, packet: int) -> "av.VideoCodecContext":
+    def _session(
+        self, stream: Stream, entry: int, packet: int, sets: Sets, harmless: re.Pattern[str] | None
+    ) -> Session:
         extradata = stream.extradata[entry] if stream.extradata else b""
-        key = (stream.codec, extradata, stream.color)
-        if key not in self._sessions:
-            try:
-                session = av.CodecContext.create(DECODERS.get(stream.codec, stream.codec), "r")
-                assert isinstance(session, av.VideoCodecContext)
-                session.color_primaries, session.color_trc = stream.color.primaries, stream.color.transfer
-                session.colorspace, session.color_range = stream.color.matrix, stream.color.range
-                session.extradata = extradata or None
-                session.thread_count = 1
-                # Without it FFmpeg paints over damaged blocks and hands the result out as a good picture.
-                session.options = {"err_detect": "explode"}
-                session.open(strict=False)
-            except (FFmpegError, ValueError) as error:
-                raise failed(stream, packet, f"no usable decoder ({error}); `gpuload doctor` lists codecs") from error
-            while len(self._sessions) >= MAX_SESSIONS:
+        key = (stream.codec, extradata, stream.color, harmless)
+        kept = self._sessions.get(key)
+        if kept is None or (kept.sets and kept.sets != sets):  # what packets brought would stay for others
+            kept = self._sessions[key] = open_session(stream, extradata, packet, harmless)
+            while len(self._sessions) > MAX_SESSIONS:
                 self._sessions.popitem(last=False)
-            self._sessions[key] = session
+        kept.sets = sets
         self._sessions.move_to_end(key)
-        return self._sessions[key]
+        return kept
+
+
+def _next(stream: Stream, latest: int, shown: int | None) -> int:
+    """Where the container's times say that nothing is reordered, each packet's picture follows the one before."""
+    if shown is None or shown == latest + 1 or stream.codec not in CODECS:
+        return latest if shown is None else shown
+    raise failed(stream, shown, "pictures come in another order than the container's times say (no table 'ctts'?)")

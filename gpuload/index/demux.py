@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,10 +16,15 @@ from av.video.stream import VideoStream
 
 from gpuload.errors import VideoError
 from gpuload.index.chroma import chroma_location
+from gpuload.index.keyframes import false_keyframes
+from gpuload.index.nal import CODECS, Kind, entry_of
+from gpuload.index.reorder import LOOKED_AT, is_reordered
 from gpuload.index.video import DISCARD, KEYFRAME, Color, VideoIndex, frame_tables
 
 _SEARCH_BYTES = 1024
 """How far behind a packet's position its payload is looked for: block headers and lacing tables are shorter."""
+_VP8_SHOWN = 0x10
+"""``show_frame`` in the first byte of a frame (RFC 6386 9.1)."""
 _UNTIMED_FORMATS = frozenset({"avi"})
 """AVI stores no presentation times: FFmpeg counts packets, which is wrong as soon as there are B-frames."""
 
@@ -33,6 +39,8 @@ class _Seen:
     dts: list[int | None] = field(default_factory=list)
     flags: list[int] = field(default_factory=list)
     contiguous: bool = True
+    kinds: dict[int, Kind] = field(default_factory=dict)
+    """Of keyframes of codecs whose packets tell."""
     rotation: int | None = None
 
 
@@ -64,11 +72,14 @@ def demux_index(path: str | Path) -> VideoIndex:
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             time_base = stream.time_base or 1 / rate
             untimed = None in seen.pts or container.format.name in _UNTIMED_FORMATS
+            if codec in CODECS and not untimed and context.has_b_frames and _is_ascending(seen.pts):
+                untimed = _is_reordered(path, codec, extradata)
     except (av.FFmpegError, OSError) as error:
         raise VideoError(f"{path}: FFmpeg cannot read it: {error}") from error
     if not pixel_format:
         raise VideoError(f"{path}: FFmpeg does not tell its pixel format; re-encode it")
     flags = np.array(seen.flags, np.uint8)
+    flags[false_keyframes(seen.kinds, flags & KEYFRAME != 0)] &= ~np.uint8(KEYFRAME)
     if untimed:
         time_base = 1 / rate
         pts, shown = _times_by_decoding(path, len(flags))
@@ -112,6 +123,7 @@ def _video_stream(container: InputContainer, path: str) -> VideoStream:
 
 def _demux(container: InputContainer, stream: VideoStream, file: BinaryIO) -> _Seen:
     seen = _Seen()
+    codec, extradata = stream.codec_context.codec.canonical_name, bytes(stream.codec_context.extradata or b"")
     for packet in container.demux(stream):
         if not packet.size:
             continue
@@ -126,10 +138,23 @@ def _demux(container: InputContainer, stream: VideoStream, file: BinaryIO) -> _S
         seen.size.append(packet.size)
         seen.pts.append(packet.pts)
         seen.dts.append(packet.dts)
-        seen.flags.append(packet.is_keyframe * KEYFRAME | packet.is_discard * DISCARD)
+        hidden = codec == "vp8" and not bytes(memoryview(packet)[:1])[0] & _VP8_SHOWN
+        seen.flags.append(packet.is_keyframe * KEYFRAME | (packet.is_discard or hidden) * DISCARD)
+        if packet.is_keyframe and codec in CODECS:
+            seen.kinds[len(seen.flags) - 1] = entry_of(codec, extradata, bytes(packet)).kind
     if seen.rotation is None and seen.size:
         seen.rotation = _rotation(stream, None)
     return seen
+
+
+def _is_ascending(times: list[int | None]) -> bool:
+    return all(a is not None and b is not None and a < b for a, b in pairwise(times))
+
+
+def _is_reordered(path: str, codec: str, extradata: bytes) -> bool:
+    with av.open(path) as container:
+        packets = (bytes(packet) for packet in container.demux(container.streams.video[0]) if packet.size)
+        return is_reordered(codec, extradata, islice(packets, LOOKED_AT))
 
 
 def _rotation(stream: VideoStream, packet: "Packet[VideoStream] | None") -> int | None:

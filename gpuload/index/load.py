@@ -15,9 +15,10 @@ import platformdirs
 from gpuload.errors import VideoError
 from gpuload.index.demux import demux_index
 from gpuload.index.mp4 import parse_mp4
+from gpuload.index.mp4_boxes import Untold
 from gpuload.index.video import Color, VideoIndex
 
-_MAGIC = b"gpuload index 3\n"
+_MAGIC = b"gpuload index 4\n"
 """Format version: count it up when a field's meaning changes, and older files are ignored."""
 _HEAD = struct.Struct("<QII")
 _ARRAYS = ("pos", "size", "pts", "dts", "flags", "entry", "frame_packet", "frame_start")
@@ -28,8 +29,8 @@ _ISO_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"
 def load_index(path: str | Path, *, cache_dir: Path | None = None) -> VideoIndex:
     """The index of a file's first video stream; safe to call from any thread or process at once.
 
-    A cached index counts if the file still has the same size and modification time; it costs one ``stat`` and the
-    video is not opened. A cache that is damaged is ignored, and one that cannot be written does no harm.
+    A cached index counts if the file still has the same size and times of change; it costs one ``stat`` and the video
+    is not opened. A cache that is damaged is ignored, and one that cannot be written does no harm.
 
     Raises:
         VideoError: the file cannot be read or indexed.
@@ -41,11 +42,14 @@ def load_index(path: str | Path, *, cache_dir: Path | None = None) -> VideoIndex
         raise VideoError(f"{path}: cannot be read: {error}") from error
     folder = cache_dir if cache_dir is not None else Path(platformdirs.user_cache_dir("gpuload")) / "index"
     name = folder / f"{hashlib.sha256(os.fsencode(path)).hexdigest()}.idx"
-    identity: list[str | int] = [path, stat.st_size, stat.st_mtime_ns]
+    identity: list[str | int] = [path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
     cached = _read_cache(name, identity)
     if cached is not None:
         return cached
-    index = parse_mp4(path) if _is_iso(path) else demux_index(path)
+    try:
+        index = parse_mp4(path) if _is_iso(path) else demux_index(path)
+    except Untold:
+        index = demux_index(path)
     for array in _ARRAYS:
         getattr(index, array).flags.writeable = False
     _write_cache(name, _to_bytes(index, identity))

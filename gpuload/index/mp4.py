@@ -10,11 +10,13 @@ import numpy as np
 
 from gpuload.errors import VideoError
 from gpuload.index.chroma import chroma_location
+from gpuload.index.keyframes import real_keyframes
 from gpuload.index.mp4_boxes import (
     MAX_PACKETS,
     Box,
     Ints,
     Packets,
+    Untold,
     child,
     children,
     damaged,
@@ -28,6 +30,8 @@ from gpuload.index.mp4_boxes import (
 from gpuload.index.mp4_edits import Edit, Edited, apply_edits, time_offset
 from gpuload.index.mp4_entry import Entry, ask_ffmpeg, read_entries
 from gpuload.index.mp4_fragments import read_defaults, read_fragment
+from gpuload.index.nal import CODECS
+from gpuload.index.reorder import LOOKED_AT, is_reordered, read_ranges
 from gpuload.index.video import DISCARD, KEYFRAME, VideoIndex, frame_tables
 
 _MAX_EDITS = 1000
@@ -46,12 +50,13 @@ class _Track:
 
 
 def parse_mp4(path: str | Path) -> VideoIndex:
-    """The first video track of an MP4 or MOV file, fragmented or not. Media is not read.
+    """The first video track of an MP4 or MOV file, fragmented or not. Of the media only a few keyframes are looked at.
 
     Times, order and discarded packets are what FFmpeg reports, edit list included.
 
     Raises:
         VideoError: there is no such file or track, it is encrypted, or its tables are damaged or point beyond its end.
+        Untold: only FFmpeg can say what it makes of these tables.
     """
     path = os.fspath(path)
     try:
@@ -90,14 +95,20 @@ def _build_index(moov: memoryview, fragments: list[Box], size_bytes: int, path: 
     if not len(packets.pos):
         raise damaged(path, "the video track has no packets")
     _check_ranges(packets, size_bytes, len(track.entries), path)
-    flags = (packets.is_key * KEYFRAME | edited.is_discarded * DISCARD).astype(np.uint8)
-    # Leading pictures are told by media time: an edit list gives the packets that it discards arbitrary times.
-    frame_packet, frame_start = frame_tables(cts, flags, path)
-    order = np.argsort(edited.pts[frame_packet], kind="stable")
     entry = track.entries[0]
     used = {track.entries[i].codec for i in np.unique(packets.entry)}
     if len(used) > 1:
         raise VideoError(f"{path}: packets of several codecs in one track ({', '.join(sorted(used))}); re-encode it")
+    configurations = tuple(one.extradata for one in track.entries)
+    is_key = real_keyframes(path, entry.codec or "", configurations, packets)
+    if entry.codec in CODECS and (np.diff(cts) > 0).all():
+        first = zip(packets.pos[:LOOKED_AT].tolist(), packets.size[:LOOKED_AT].tolist(), strict=True)
+        if is_reordered(entry.codec, entry.extradata, read_ranges(path, first)):
+            raise Untold("times that only decoding tells")
+    flags = (is_key * KEYFRAME | edited.is_discarded * DISCARD).astype(np.uint8)
+    # Leading pictures are told by media time: an edit list gives the packets that it discards arbitrary times.
+    frame_packet, frame_start = frame_tables(cts, flags, path)
+    order = np.argsort(edited.pts[frame_packet], kind="stable")
     codec, pixel_format = entry.codec, entry.pixel_format
     if not codec or not pixel_format:
         codec, pixel_format = ask_ffmpeg(path)
@@ -111,7 +122,7 @@ def _build_index(moov: memoryview, fragments: list[Box], size_bytes: int, path: 
         color=entry.color,
         chroma_location=chroma_location(codec, entry.extradata),
         time_base=Fraction(1, track.time_scale),
-        extradata=tuple(one.extradata for one in track.entries),
+        extradata=configurations,
         contiguous=True,
         pos=packets.pos,
         size=packets.size.astype(np.int32),
@@ -143,7 +154,9 @@ def _read_track(moov: memoryview, size_bytes: int, path: str) -> _Track:
             number=unpack("I", tkhd, 20 if wide else 12, path)[0],
             time_scale=scale,
             rotation=_rotation(
-                unpack("9i", tkhd, 52 if wide else 40, path), unpack("9i", mvhd, 48 if is_wide(mvhd) else 36, path)
+                unpack("9i", tkhd, 52 if wide else 40, path),
+                unpack("9i", mvhd, 48 if is_wide(mvhd) else 36, path),
+                path,
             ),
             entries=read_entries(required(stbl, b"stsd", path=path), path),
             edits=_read_edits(child(box.body, b"edts", b"elst", path=path), scale, movie_scale, path),
@@ -163,7 +176,8 @@ def _read_tables(stbl: memoryview, size_bytes: int, path: str) -> tuple[Packets,
     n = len(size)
     stts = _rows(boxes[b"stts"], ">u4", 2, path)
     delta = stts[:, 1].astype(np.uint32).view(np.int32).astype(np.int64)  # FFmpeg: a negative duration is a mistake
-    delta = np.where(delta < 0, 1, delta)
+    if (delta < 0).any():
+        raise Untold("negative durations")  # FFmpeg takes what it corrects out of later ones
     duration = repeat_to(delta, stts[:, 0], n, name="stts", path=path)
     ctts, shift = np.zeros(n, np.int64), 0
     has_ctts = n > 0 and b"ctts" in boxes and unpack("I", boxes[b"ctts"], 4, path)[0] > 0
@@ -175,7 +189,8 @@ def _read_tables(stbl: memoryview, size_bytes: int, path: str) -> tuple[Packets,
     is_key = np.ones(n, bool)
     if b"stss" in boxes and len(stss := _rows(boxes[b"stss"], ">u4", 1, path)[:, 0]):
         is_key[:] = False
-        is_key[stss[(stss >= 1) & (stss <= n)] - 1] = True
+        stss = stss - (stss[0] > 0)  # FFmpeg: a table that begins with 0 counts from 0
+        is_key[stss[(stss >= 0) & (stss < n)]] = True
     pos, entry = _read_positions(boxes, size, path)
     return Packets(pos, size, np.cumsum(duration) - duration, ctts, is_key, entry), shift, has_ctts
 
@@ -253,7 +268,10 @@ def _read_fragments(moov: memoryview, fragments: list[Box], track: _Track, size_
     if len(track.packets.dts):
         dts = int(track.packets.dts[-1] + (track.packets.dts[-1] - track.packets.dts[-2:][0]))
     for moof in fragments:
+        before = dts
         more, dts = read_fragment(moof, track.number, defaults, dts, room_bytes=size_bytes, path=path)
+        if any(len(run.dts) and run.dts[0] < before for run in more[:1]):
+            raise Untold("fragments overlap in time")  # FFmpeg discards what comes again
         total += sum(len(run.pos) for run in more)
         if total > MAX_PACKETS:
             raise damaged(path, f"more than {MAX_PACKETS} packets")
@@ -279,7 +297,12 @@ def _check_ranges(packets: Packets, size_bytes: int, entries: int, path: str) ->
         raise damaged(path, f"a packet refers to description {packets.entry.max()}, there are {entries}")
 
 
-def _rotation(track: tuple[int, ...], movie: tuple[int, ...]) -> int:
+def _rotation(track: tuple[int, ...], movie: tuple[int, ...], path: str) -> int:
     """Degrees counter-clockwise, a multiple of 90, of a track's matrix within the movie's."""
     a, b = (track[0] * movie[i] + track[1] * movie[3 + i] for i in (0, 1))
+    c, d = (track[3] * movie[i] + track[4] * movie[3 + i] for i in (0, 1))
+    if a * d - b * c < 0:
+        raise VideoError(
+            f"{path}: is to be shown mirrored (its display matrix says so); re-encode it as it is to be seen"
+        )
     return round(-math.degrees(math.atan2(b, a)) / 90) * 90 % 360

@@ -42,6 +42,10 @@ class Packets:
     entry: Ints
 
 
+class Untold(Exception):
+    """The tables leave open what FFmpeg would make of them: it has to be asked."""
+
+
 def damaged(path: str, what: str) -> VideoError:
     """The error for a table that cannot be true."""
     return VideoError(f"{path}: {what}; the file is damaged or incomplete: fetch or write it again, or re-mux it")
@@ -65,6 +69,8 @@ def top_level_boxes(file: BinaryIO, size_bytes: int, path: str) -> Iterator[Box]
             size, head = struct.unpack_from(">Q", header, 8)[0], 16
         elif size == 0:
             size = size_bytes - offset
+        if size < head and total:
+            return  # behind the tables FFmpeg takes anything for the end
         if size < head:
             raise damaged(path, f"box {kind!r} at byte {offset} has the impossible size {size}")
         if kind in (b"moov", b"moof"):

@@ -9,7 +9,7 @@ from gpuload.decode.base import Run, Stream
 from gpuload.decode.pyav import PyavDecoder
 from gpuload.device.swscale import SwscaleConverter
 from gpuload.errors import DecodeError
-from gpuload.index.video import VideoIndex
+from gpuload.index.video import DISCARD, VideoIndex
 from gpuload.store.local import read_range
 from gpuload.store.packets import byte_range, cut, demux_packets
 from gpuload.transform import slot_form
@@ -45,7 +45,13 @@ class DirectReader:
         for first, chosen in groups(starts):
             numbers = packets[chosen]
             last = int(numbers.max())
-            run = Run(first, read_packets(video, first, last), entries(video, first, last), frozenset(numbers.tolist()))
+            run = Run(
+                first,
+                read_packets(video, first, last),
+                entries(video, first, last),
+                frozenset(numbers.tolist()),
+                leading=leading_packets(video, first, last),
+            )
             self.frames_decoded += last - first + 1
             for number, picture in self._decoder.decode(stream, run):
                 slots = chosen[numbers == number]
@@ -73,12 +79,24 @@ def stream_of(video: VideoIndex) -> Stream:
         rotation=video.rotation,
         pixel_format=video.pixel_format,
         chroma_location=video.chroma_location,
+        in_order=bool((np.diff(video.pts) > 0).all()),
     )
 
 
 def entries(video: VideoIndex, first: int, last: int) -> tuple[int, ...]:
     """Sample descriptions of packets ``first .. last``; empty where the file has only one."""
     return () if len(video.extradata) < 2 else tuple(video.entry[first : last + 1].tolist())
+
+
+def leading_packets(video: VideoIndex, first: int, last: int) -> int:
+    """``Run.leading`` of packets ``first .. last`` of an H.264 file, of which no leading picture is wanted.
+
+    Other codecs' decoders leave them out themselves.
+    """
+    if video.codec != "h264" or last == first or video.flags[first] & DISCARD:
+        return 0
+    behind = (video.pts[first + 1 : last + 1] >= video.pts[first]) | (video.flags[first + 1 : last + 1] & DISCARD != 0)
+    return int(behind.argmax()) if behind.any() else last - first
 
 
 def read_packets(video: VideoIndex, first: int, last: int) -> list[memoryview]:

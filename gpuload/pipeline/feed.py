@@ -13,7 +13,7 @@ from gpuload.decode.base import Stream
 from gpuload.device.planes import staged_bytes
 from gpuload.errors import CacheFull
 from gpuload.pipeline.assemble import Staged
-from gpuload.pipeline.direct import entries, stream_of
+from gpuload.pipeline.direct import entries, leading_packets, stream_of
 from gpuload.pipeline.work import STAGED, DecodeTask, DecodeWorker, Fill
 from gpuload.plan.grouping import DecodePlan, group_frames
 from gpuload.sources.base import SampleSource
@@ -284,6 +284,7 @@ class Lookahead:
                 pictures=[p + self.first_picture for p in pictures],
                 uses=[uses[p] for p in pictures],
                 pts=video.pts[first : last + 1].tolist() if worker.needs_pts else (),
+                leading=leading_packets(video, first, last),
                 field=self._field_of[file],
             )
         )

@@ -35,6 +35,8 @@ class DecodeTask(NamedTuple):  # not a dataclass: those are pickled in Python
     uses: list[int]
     pts: Sequence[int] = ()
     """Of each packet, for backends that need a container."""
+    leading: int = 0
+    """See ``Run.leading``."""
     field: int = STAGED
     """Field that all the pictures go to; ``STAGED`` if there is more than one, or a device makes the slots."""
 

@@ -98,7 +98,7 @@ class Worker(ABC):
         view = memoryview(task.data)
         packets = [view[b : b + n] for b, n in zip(task.begins, task.sizes, strict=True)]
         done.frames_decoded += len(packets)
-        run = Run(task.first, packets, task.entries, frozenset(task.packets), task.pts)
+        run = Run(task.first, packets, task.entries, frozenset(task.packets), task.pts, task.leading)
         try:
             for number, frame in self.decoded(stream, run):
                 picture = names.pop(number)

@@ -65,4 +65,6 @@ class CameraFrames:
         nearest = np.where(np.abs(wanted_s - pts_s[before]) <= np.abs(pts_s[after] - wanted_s), before, after)
         # NaN compares false, so a NaN timestamp has no frame
         near = np.abs(pts_s[nearest] - wanted_s) < self._tolerance_s
+        # Timestamps are stored in 32 bits, whose steps are wider than the tolerance from 2,048 s on.
+        near |= pts_s[nearest].astype(np.float32) == wanted_s.astype(np.float32)
         return np.where(near, nearest, -1).astype(np.int32)

@@ -1,5 +1,6 @@
 """Laws of the video index: our tables say what FFmpeg's demuxer and decoder say, and damage is always an error."""
 
+import contextlib
 import os
 import random
 import struct
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 
 from gpuload.errors import VideoError
+from gpuload.index import load
 from gpuload.index.demux import demux_index
 from gpuload.index.load import load_index
 from gpuload.index.mp4 import parse_mp4
+from gpuload.index.mp4_boxes import Untold
 from gpuload.index.video import VideoIndex
 from tests.boxes import with_compact_sizes, with_wide_offsets
 from tests.videos import decode_all, frame_number, make_video
@@ -195,17 +198,18 @@ def test_leading_pictures_start_a_keyframe_earlier(tmp_path: Path) -> None:
     assert leading > 0
 
 
-def test_a_hit_opens_no_video(tmp_path: Path) -> None:
+def test_a_hit_opens_no_video_and_a_changed_file_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, cache = make_video(tmp_path / "v.mp4"), tmp_path / "cache"
     first = load_index(path, cache_dir=cache)
-    stat = path.stat()
-    path.write_bytes(bytes(stat.st_size))  # same size, and the same time: only a reader would notice
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    second = load_index(path, cache_dir=cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(load, "_is_iso", lambda path: pytest.fail("the video was opened"))
+        second = load_index(path, cache_dir=cache)
     for name in VideoIndex.__slots__:
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name), name)
     assert [first.pts.dtype, first.size.dtype] == [second.pts.dtype, second.size.dtype]
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    stat = path.stat()
+    path.write_bytes(bytes(stat.st_size))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as large and as old as before
     with pytest.raises(VideoError):
         load_index(path, cache_dir=cache)
 
@@ -264,6 +268,9 @@ def test_flipped_bits_give_an_index_or_an_error_in_bounded_time(tmp_path: Path, 
             index = parse_mp4(path)
         except VideoError as error:
             assert str(path) in str(error)  # noqa: PT017  either outcome is right
+        except Untold:
+            with contextlib.suppress(VideoError):
+                demux_index(path)
         else:
             assert (index.pos >= 0).all()
             assert (index.pos + index.size <= len(data)).all()

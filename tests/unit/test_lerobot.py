@@ -110,7 +110,7 @@ def test_windows_repeat_the_boundary_row_of_their_own_episode(pristine: Path) ->
     refs = source.frames(samples)
     alone = LeRobotSource(pristine).frames(np.asarray(rows).reshape(-1)).frame[:, 0].reshape(-1, 3)
     np.testing.assert_array_equal(refs.frame[:, :3], alone)
-    assert source.reach == (2, 0)
+    assert source.reach == (2, 3)
 
 
 def test_a_subset_keeps_the_stored_indices(pristine: Path) -> None:

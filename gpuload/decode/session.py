@@ -1,0 +1,70 @@
+"""Codec sessions of PyAV: what FFmpeg is asked for, and what it says of damage."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import av
+from av.error import FFmpegError
+
+from gpuload.decode.base import Stream, failed
+from gpuload.decode.concealed import decode_and_listen
+
+DECODERS = {"av1": "libdav1d"}  # FFmpeg's own `av1` decodes on hardware only
+MISS_REFERENCES = frozenset({"h264", "hevc", "vvc", "av1", "vp8", "vp9"})
+"""Codecs whose decoders refuse a picture without its references; others (MPEG-4) predict from grey and say nothing."""
+HARMLESS = re.compile(r"SEI type \d+ size \d+ truncated")
+"""Complaint about what no picture is made of."""
+ENTERED = re.compile(HARMLESS.pattern + r"|mmco: unref short failure")
+"""The same, of a run that begins in the middle of a sequence: a picture is given up that was never decoded."""
+
+
+@dataclass(slots=True)
+class Session:
+    """One codec session of one thread, kept between runs."""
+
+    context: "av.VideoCodecContext"
+    harmless: re.Pattern[str] | None
+    """Complaints that it passes over; None: it stops at any."""
+    sets: tuple[bytes, ...] = ()
+    """Parameter sets that packets brought last and the container does not have: they stay, also for other runs."""
+
+    def fed(self, stream: Stream, number: int, packet: "av.Packet[Any] | None") -> "list[av.VideoFrame]":
+        """Pictures that come out when packet ``number`` goes in; None drains it.
+
+        Raises:
+            DecodeError: the decoder complains. FFmpegError: it stops.
+        """
+        if self.harmless is None:
+            return self.context.decode(packet)
+        pictures, complaint = decode_and_listen(self.context, packet, self.harmless)
+        if complaint:
+            raise failed(stream, number, f"the decoder complains ({complaint})")
+        return pictures
+
+
+def open_session(stream: Stream, extradata: bytes, packet: int, harmless: re.Pattern[str] | None) -> Session:
+    """A session of one thread.
+
+    Raises:
+        DecodeError: there is no such decoder, or it refuses the configuration.
+    """
+    try:
+        context = av.CodecContext.create(DECODERS.get(stream.codec, stream.codec), "r")
+        assert isinstance(context, av.VideoCodecContext)
+        context.color_primaries, context.color_trc = stream.color.primaries, stream.color.transfer
+        context.colorspace, context.color_range = stream.color.matrix, stream.color.range
+        context.extradata = extradata or None
+        context.thread_count = 1
+        if stream.codec not in MISS_REFERENCES:  # FFV1, say, is told its size by the container only
+            context.width, context.height = stream.width, stream.height
+        options = {}
+        if harmless is None:  # else FFmpeg paints over damaged blocks and hands the result out as a good picture
+            options["err_detect"] = "explode"
+        if stream.codec == "h264":  # streams that do not tell by how much they reorder lose no picture for it
+            options["strict"] = "1"
+        context.options = options
+        context.open(strict=False)
+    except (FFmpegError, ValueError) as error:
+        raise failed(stream, packet, f"no usable decoder ({error}); `gpuload doctor` lists codecs") from error
+    return Session(context, harmless)

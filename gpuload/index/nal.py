@@ -1,0 +1,115 @@
+"""NAL units of H.264 and HEVC packets: whether decoding can begin there, and which parameter sets they bring."""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from gpuload.index.bits import Bits
+
+CODECS = frozenset({"h264", "hevc"})
+_START_CODES = (b"\0\0\1", b"\0\0\0\1")
+_RECOVERY_POINT = 6
+"""SEI payload type (ITU-T H.264 D.1.8)."""
+_H264_SETS, _HEVC_SETS = frozenset({7, 8, 13, 15}), frozenset({32, 33, 34})
+_H264_SEI, _H264_IDR = 6, 5
+_IRAP, _CRA = range(16, 24), 21
+
+Kind = Literal["clean", "open", "gradual", "intra", "none", "unknown"]
+"""Of a packet that a container calls a keyframe. ``clean``: nothing behind it refers to what came before. ``open``: so
+it is for what is shown after it. ``gradual``: pictures are right only after some more. ``intra``: it refers to nothing,
+but what follows may. ``none``: it may refer to others itself."""
+
+
+class Entry(NamedTuple):
+    """What a packet's first NAL units say, up to its first slice."""
+
+    kind: Kind
+    sets: tuple[bytes, ...]
+    """Parameter sets in front of it that the container does not have."""
+
+
+def entry_of(codec: str, extradata: bytes, packet: bytes | memoryview) -> Entry:
+    """``codec`` is one of ``CODECS``. Never raises: of a packet without a slice nothing is known."""
+    sets: list[bytes] = []
+    recovery: int | None = None
+    for unit in units_of(codec, extradata, packet):
+        if len(unit) < 2:
+            continue
+        if codec == "hevc":
+            number = unit[0] >> 1 & 63
+            if number < 32:
+                return Entry("open" if number == _CRA else "clean" if number in _IRAP else "none", tuple(sets))
+            if number in _HEVC_SETS and bytes(unit) not in extradata:
+                sets.append(bytes(unit))
+            continue
+        number = unit[0] & 31
+        if number == _H264_IDR:
+            return Entry("clean", tuple(sets))
+        if number < _H264_IDR and number:
+            marked: Kind = "intra" if _is_intra(bytes(unit[1:16])) else "none"
+            return Entry(marked if recovery is None else "gradual" if recovery else "open", tuple(sets))
+        if number in _H264_SETS:
+            if bytes(unit) not in extradata:
+                sets.append(bytes(unit))
+        elif number == _H264_SEI and recovery is None:
+            recovery = _recovery_frames(bytes(unit[1:]))
+    return Entry("unknown", tuple(sets))
+
+
+def may_bring_sets(codec: str, extradata: bytes, packet: bytes | memoryview) -> bool:
+    """Whether a packet begins with anything but a slice: cheap enough for every packet."""
+    width = _size_bytes(codec, extradata)
+    if not width or len(packet) <= width:
+        return True
+    first = packet[width]
+    return first >> 1 & 63 >= 32 if codec == "hevc" else first & 31 > _H264_IDR
+
+
+def _size_bytes(codec: str, extradata: bytes) -> int:
+    """Bytes of the size in front of each unit (ISO/IEC 14496-15); 0: start codes part them (Annex B)."""
+    at = 21 if codec == "hevc" else 4
+    return 0 if len(extradata) <= at or extradata.startswith(_START_CODES) else (extradata[at] & 3) + 1
+
+
+def units_of(codec: str, extradata: bytes, packet: bytes | memoryview) -> Iterator[bytes | memoryview]:
+    """NAL units without what separates them: their sizes (ISO/IEC 14496-15), or start codes (Annex B)."""
+    width, offset = _size_bytes(codec, extradata), 0
+    if not width:
+        yield from bytes(packet).split(b"\0\0\1")[1:]
+        return
+    while offset + width < len(packet):
+        begin = offset + width
+        offset = begin + int.from_bytes(packet[offset:begin], "big")
+        yield packet[begin:offset]
+
+
+def _is_intra(header: bytes) -> bool:
+    """Whether a slice header (ITU-T H.264 7.3.3) is of an I or SI slice."""
+    bits = Bits(header.replace(b"\0\0\3", b"\0\0"))
+    try:
+        bits.ue()  # first_mb_in_slice
+        return bits.ue() % 5 in (2, 4)
+    except (EOFError, ValueError):
+        return False
+
+
+def _recovery_frames(payload: bytes) -> int | None:
+    """``recovery_frame_cnt`` of an SEI unit (ITU-T H.264 7.3.2.3.1, D.1.8); None: it is another message, or damaged."""
+    data, offset = payload.replace(b"\0\0\3", b"\0\0"), 0
+    while offset + 2 < len(data):
+        values = []
+        for _ in range(2):  # type, then size
+            value = 0
+            while offset < len(data) - 1 and data[offset] == 255:
+                value, offset = value + 255, offset + 1
+            values.append(value + data[offset])
+            offset += 1
+            if offset >= len(data):
+                return None
+        kind, size = values
+        if kind == _RECOVERY_POINT:
+            try:
+                return Bits(data[offset : offset + size]).ue()
+            except (EOFError, ValueError):
+                return None
+        offset += size
+    return None

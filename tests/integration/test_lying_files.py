@@ -1,0 +1,300 @@
+"""Files whose tables or packets say what is not so: right frames, or an error that says why; never other frames."""
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+import pytest
+from av.video.frame import PictureType
+
+from gpuload import Loader
+from gpuload.errors import DecodeError, GpuloadError, VideoError
+from gpuload.index.load import load_index
+from gpuload.index.nal import entry_of, units_of
+from gpuload.video import Video
+from tests.integration.test_exact import assert_all_frames_exact
+from tests.source import NumberedSource
+from tests.videos import decode_all, make_video
+
+Edit = Callable[[int, bytes, bool], tuple[bytes, bool]]
+
+
+def remuxed(source: Path, target: Path, edit: Edit) -> Path:
+    """The same packets, each with what ``edit(number, data, is_keyframe)`` makes of its bytes and its flag."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for number, packet in enumerate(p for p in old.demux(video=0) if p.size):
+            data, key = edit(number, bytes(packet), packet.is_keyframe)
+            copy = av.Packet(data)
+            copy.pts, copy.dts, copy.time_base, copy.duration = (
+                packet.pts,
+                packet.dts,
+                packet.time_base,
+                packet.duration,
+            )
+            copy.is_keyframe, copy.stream = key, stream
+            new.mux(copy)
+    return target
+
+
+def patched(path: Path, change: Callable[[bytearray], None]) -> Path:
+    data = bytearray(path.read_bytes())
+    change(data)
+    path.write_bytes(data)
+    return path
+
+
+def open_gops(path: Path, **params: str | int) -> Path:
+    settings = {"open-gop": 1, "bframes": 3, **params}
+    return make_video(
+        path, gop=10, frames=60, options={"x264-params": ":".join(f"{k}={v}" for k, v in settings.items())}
+    )
+
+
+@pytest.mark.parametrize("pyramid", ["none", "normal", "strict"])
+@pytest.mark.parametrize("ref", [1, 4])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_open_gops_of_h264(tmp_path: Path, pyramid: str, ref: int, suffix: str) -> None:
+    path = open_gops(tmp_path / f"v{suffix}", ref=ref, **{"b-pyramid": pyramid})
+    video = load_index(path)
+    assert (video.frame_start[video.frame_packet > 0] != 0).any()
+    assert_all_frames_exact(path)
+
+
+def test_open_gops_of_h264_through_a_loader(tmp_path: Path) -> None:
+    options = {"x264-params": "open-gop=1:bframes=3:b-pyramid=normal"}
+    source = NumberedSource(tmp_path, episodes=2, cameras=1, frames=60, options=options)
+    pictures = [decode_all(path) for path in source.paths]
+    with Loader(source, 8, shuffle="global", num_threads=2, frame_cache_bytes=1 << 18) as loader:
+        for batch in loader:
+            for sample, window in zip(batch["index"].tolist(), batch["cam0"].numpy(), strict=True):
+                refs = source.frames(np.array([sample]))
+                for slot in range(2):
+                    assert np.array_equal(window[slot], pictures[refs.file[0, slot]][refs.frame[0, slot]])
+
+
+def test_damage_in_an_open_gop_is_an_error(tmp_path: Path) -> None:
+    path = open_gops(tmp_path / "v.mp4")
+    video = Video(path).index
+    key = int(video.keyframes[2])
+    number = key + int(np.argmax(video.pts[key + 1 :] > video.pts[key])) + 1  # the first P-frame behind it
+    begin, size = int(video.pos[number]), int(video.size[number])
+    wanted = decode_all(path)
+
+    def damage(data: bytearray) -> None:
+        data[begin + size // 2 : begin + size] = bytes(size - size // 2)
+
+    damaged = Video(patched(path, damage))
+    frame = int(np.flatnonzero(video.frame_packet == number)[0])
+    with pytest.raises(DecodeError, match=r"v\.mp4: packet \d+ \(h264\): the decoder complains \("):
+        damaged.frames([frame])
+    assert np.array_equal(damaged.frames([2])[0].numpy(), wanted[2])
+
+
+def halves(frames: int) -> list[npt.NDArray[np.uint8]]:
+    """Noise A, then from frame 10 on noise B, of which A's right quarter comes back one frame later."""
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(0, 256, (2, 96, 128), np.uint8)
+    mixed = second.copy()
+    mixed[:, 96:] = first[:, 96:]
+    return [first] * 10 + [second] + [mixed] * (frames - 11)
+
+
+def test_an_i_frame_that_is_no_access_point_is_not_begun_at(tmp_path: Path) -> None:
+    plain = tmp_path / "plain.mp4"
+    with av.open(str(plain), "w") as container:
+        params = "ref=2:bframes=0:weightp=0:keyint=250:min-keyint=250:scenecut=40"
+        stream = container.add_stream("libx264", rate=30, options={"x264-params": params})
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for number, picture in enumerate(halves(40)):
+            frame = av.VideoFrame.from_ndarray(picture, format="gray").reformat(format="yuv420p")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    kinds: list[str] = []
+
+    def mark(number: int, data: bytes, key: bool) -> tuple[bytes, bool]:
+        kinds.append(entry_of("h264", b"\1\0\0\0\xff\xe0", data).kind)
+        return data, key or number == 10
+
+    path = remuxed(plain, tmp_path / "v.mp4", mark)
+    assert kinds[:12] == ["clean", *["none"] * 9, "intra", "none"]
+    assert load_index(path).keyframes.tolist() == [0]
+    assert_all_frames_exact(path)
+
+
+@pytest.mark.parametrize(
+    ("codec", "rows"),
+    [("libx264", "free"), ("libx264", "empty"), ("libx264", "from zero"), ("libx265", "free"), ("libx265", "empty")],
+)
+def test_a_table_of_keyframes_that_says_something_else(tmp_path: Path, codec: str, rows: str) -> None:
+    closed = "log-level=error:keyint=10:min-keyint=10:open-gop=0"
+    options = {"libx264": {}, "libx265": {"x265-params": closed}}[codec]
+    path = make_video(tmp_path / "v.mp4", codec=codec, gop=10, frames=30, options=options)
+
+    def change(data: bytearray) -> None:
+        at = data.find(b"stss")
+        count = int.from_bytes(data[at + 8 : at + 12], "big")
+        if rows == "free":  # without the table every packet is called a keyframe
+            data[at : at + 4] = b"free"
+        elif rows == "empty":
+            data[at + 8 : at + 12] = bytes(4)
+        elif rows == "from zero":
+            for n in range(count):
+                place = slice(at + 12 + 4 * n, at + 16 + 4 * n)
+                data[place] = (int.from_bytes(data[place], "big") - 1).to_bytes(4, "big")
+
+    video = load_index(patched(path, change))
+    assert video.keyframes.tolist() == [0, 10, 20]
+    assert_all_frames_exact(path)
+
+
+def test_pictures_that_are_refreshed_bit_by_bit_are_decoded_from_the_last_whole_one(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "v.mp4", gop=30, frames=90, options={"intra-refresh": "1", "bf": "0"})
+    assert load_index(path).keyframes.tolist() == [0]
+    assert_all_frames_exact(path)
+
+
+def sets_of(extradata: bytes) -> bytes:
+    """Parameter sets of an ``avcC``, with sizes of four bytes, as packets carry them."""
+    found, offset = b"", 6
+    for count in (extradata[5] & 31, None):
+        if count is None:
+            count, offset = extradata[offset], offset + 1
+        for _ in range(count):
+            size = int.from_bytes(extradata[offset : offset + 2], "big")
+            found += size.to_bytes(4, "big") + extradata[offset + 2 : offset + 2 + size]
+            offset += 2 + size
+    return found
+
+
+def test_parameter_sets_in_packets_do_not_reach_other_gops(tmp_path: Path) -> None:
+    first = make_video(tmp_path / "a.mp4", gop=10, frames=30, options={"crf": "18"})
+    second = make_video(tmp_path / "b.mp4", gop=10, frames=30, options={"crf": "40"})
+    path, shift = tmp_path / "v.mp4", 0
+    with av.open(str(first)) as a, av.open(str(second)) as b, av.open(str(path), "w") as new:
+        stream = new.add_stream_from_template(a.streams.video[0])
+        sets = sets_of(bytes(b.streams.video[0].codec_context.extradata or b""))
+        for container in (a, b):
+            for packet in (p for p in container.demux(video=0) if p.size):
+                data = bytes(packet)
+                copy = av.Packet(sets + data if container is b and packet.is_keyframe else data)
+                assert packet.pts is not None
+                assert packet.dts is not None
+                copy.pts, copy.dts, copy.time_base = packet.pts + shift, packet.dts + shift, packet.time_base
+                copy.duration, copy.is_keyframe, copy.stream = packet.duration, packet.is_keyframe, stream
+                new.mux(copy)
+            shift = 30 * 512
+    assert_all_frames_exact(path)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_b_frames_without_composition_offsets(tmp_path: Path, codec: str) -> None:
+    options = {"libx264": {}, "libx265": {"x265-params": "log-level=error"}}[codec]
+    path = make_video(tmp_path / "v.mp4", codec=codec, gop=10, frames=30, options=options)
+    path.write_bytes(path.read_bytes().replace(b"ctts", b"free").replace(b"edts", b"free"))
+    assert_all_frames_exact(path)
+
+
+def test_reordered_pictures_that_come_late_are_an_error(tmp_path: Path) -> None:
+    """Whether times are told is looked at in the first packets; all pictures are looked at when they are decoded."""
+    picture = np.zeros((96, 128), np.uint8)
+    moving = np.random.default_rng(0).integers(0, 256, (96, 400), np.uint8)
+    path = tmp_path / "v.mp4"
+    with av.open(str(path), "w") as container:
+        params = "keyint=250:bframes=3:b-adapt=0:scenecut=0"
+        stream = container.add_stream("libx264", rate=30, options={"x264-params": params})
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for number in range(100):
+            gray = picture if number < 70 else moving[:, 3 * (number - 70) : 3 * (number - 70) + 128]
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(gray), format="gray").reformat(format="yuv420p")
+            frame.pts = number
+            frame.pict_type = PictureType.P if number < 70 else PictureType.NONE
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes().replace(b"ctts", b"free").replace(b"edts", b"free"))
+    assert len(Video(path).frames(range(60))) == 60
+    with pytest.raises(DecodeError, match="another order"):
+        Video(path).frames(range(100))
+
+
+def test_fragments_that_overlap_in_time(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "v.mp4", gop=10, frames=40, container_options={"movflags": "frag_keyframe+empty_moov"})
+
+    def earlier(data: bytearray) -> None:
+        at, seen = data.find(b"tfdt"), 0
+        while at > 0:
+            layout = ">Q" if data[at + 4] == 1 else ">I"
+            if seen:
+                (value,) = struct.unpack_from(layout, data, at + 8)
+                struct.pack_into(layout, data, at + 8, value - 5 * 512)
+            at, seen = data.find(b"tfdt", at + 1), seen + 1
+        assert seen > 2
+
+    assert_all_frames_exact(patched(path, earlier))
+
+
+def test_frames_that_vp8_does_not_show(tmp_path: Path) -> None:
+    plain = make_video(tmp_path / "plain.webm", codec="libvpx", gop=10, frames=30)
+
+    def hide(number: int, data: bytes, key: bool) -> tuple[bytes, bool]:
+        return (bytes([data[0] & ~0x10]) + data[1:] if number == 5 else data), key
+
+    path = remuxed(plain, tmp_path / "v.webm", hide)
+    assert len(Video(path)) == 29
+    assert_all_frames_exact(path)
+
+
+def test_a_message_that_is_cut_off_harms_no_picture(tmp_path: Path) -> None:
+    plain = make_video(tmp_path / "plain.mp4", gop=10, frames=30)
+    path = remuxed(plain, tmp_path / "v.mp4", lambda _, data, key: (b"\0\0\0\5\x06\x05\x40\0\x80" + data, key))
+    assert_all_frames_exact(path)
+
+
+@pytest.mark.parametrize(("codec", "form"), [("ffv1", "yuv420p"), ("ffv1", "gray16le"), ("mjpeg", "yuvj420p")])
+def test_codecs_that_only_the_container_tells_the_size_of(tmp_path: Path, codec: str, form: str) -> None:
+    assert_all_frames_exact(make_video(tmp_path / "v.mkv", codec=codec, frames=10, gop=1, pix_fmt=form))
+
+
+def test_junk_behind_the_last_box(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "v.mp4", frames=20, gop=10)
+    path.write_bytes(path.read_bytes() + b"\0\0\0\5junk")
+    assert_all_frames_exact(path)
+
+
+@pytest.mark.parametrize("matrix", [(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0)])
+def test_mirrored_videos_are_refused(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
+    path = make_video(tmp_path / "v.mp4", frames=5)
+    a, b, c, d = (value << 16 for value in matrix)
+
+    def mirror(data: bytearray) -> None:
+        struct.pack_into(">5i", data, data.find(b"tkhd") + 4 + 40, a, b, 0, c, d)
+
+    with pytest.raises(VideoError, match="mirrored"):
+        load_index(patched(path, mirror))
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+def test_whatever_a_packet_holds_it_can_be_looked_at(codec: str) -> None:
+    rng = np.random.default_rng(0)
+    configurations = [b"", b"\0\0\1" + bytes(30), b"\1" + bytes(30), b"\1" + b"\xff" * 30]
+    for size in [*range(12), *rng.integers(12, 400, 300).tolist()]:
+        packet = rng.integers(0, 256 if size % 2 else 8, size, np.uint8).tobytes()
+        for extradata in configurations:
+            assert entry_of(codec, extradata, packet).kind in ("clean", "open", "gradual", "intra", "none", "unknown")
+            assert sum(len(unit) for unit in units_of(codec, extradata, packet)) <= size
+
+
+def test_a_keyframe_that_only_the_decoder_finds_to_be_none_is_an_error(tmp_path: Path) -> None:
+    """Of many keyframes the index looks at some; every one is looked at when it is decoded."""
+    plain = make_video(tmp_path / "plain.mp4", gop=4, frames=240, options={"bf": "0"})
+    path = remuxed(plain, tmp_path / "v.mp4", lambda number, data, key: (data, key or number == 90))
+    video = load_index(path)
+    assert 90 in video.keyframes  # not looked at
+    wanted = decode_all(path)
+    with pytest.raises(GpuloadError, match="packet 90"):
+        Video(path).frames([91])
+    assert np.array_equal(Video(path).frames([89])[0].numpy(), wanted[89])
