@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 
-from gpuload.decode.base import Run, Stream, failed
+from gpuload.decode.base import Run, Stream, entry_point, failed
 from gpuload.decode.container import pieces_of
 from gpuload.decode.picture import current_event, device_fault, device_trouble, first_line, rgb_picture
 from gpuload.errors import ConfigError
@@ -77,6 +77,7 @@ class DaliDecoder:
             pieces = pieces_of(stream, run)
         except ValueError as error:
             raise ConfigError(f"{stream.path}: backend dali cannot take it: {error}") from error
+        entry_point(stream, run)
         for piece in pieces:
             numbers = [piece.shown[place] for place in piece.wanted]
             try:

@@ -11,7 +11,7 @@ import av
 import numpy as np
 
 from gpuload import ffmpeg
-from gpuload.decode.base import Run, Stream, failed
+from gpuload.decode.base import Run, Stream, entry_point, failed
 from gpuload.decode.container import TICKS_PER_S, Piece, pieces_of
 from gpuload.decode.picture import (
     current_event,
@@ -140,6 +140,7 @@ class TorchcodecDecoder:
         except ValueError as error:
             raise ConfigError(f"{stream.path}: backend torchcodec cannot take it: {error}") from error
         number = run.first
+        entry_point(stream, run)
         if self._on_gpu and stream.codec in ("h264", "hevc"):
             # A packet of zeros reaches NVDEC as an empty one with a time, which it may give to the next picture.
             empty = next((i for i, packet in enumerate(run.packets) if not any(packet[:4])), None)

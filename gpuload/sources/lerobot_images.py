@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from gpuload.errors import DatasetError
 from gpuload.sources.lerobot_meta import format_path, inside
@@ -135,10 +135,11 @@ class ImageColumn:
 
 def _pixels(data: bytes) -> npt.NDArray[np.generic]:
     """``[C, H, W]`` in the picture's own depth."""
-    with Image.open(io.BytesIO(data)) as stored:
-        image = ImageOps.exif_transpose(stored)  # as Hugging Face's datasets show it
+    with Image.open(io.BytesIO(data)) as image:
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)  # type: ignore[assignment]  # as Hugging Face's datasets show it
         if image.mode in ("1", "P", "CMYK", "YCbCr", "LAB", "HSV", "PA"):
-            image = image.convert("L" if image.mode == "1" else "RGB")
+            image = image.convert("L" if image.mode == "1" else "RGB")  # type: ignore[assignment]
         values = np.asarray(image)
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     return values[None].copy() if values.ndim == 2 else np.ascontiguousarray(values.transpose(2, 0, 1))

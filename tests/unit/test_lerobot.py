@@ -226,6 +226,18 @@ def test_images_come_back(copy: Path, dtype: str, shape: tuple[int, ...], in_fil
     np.testing.assert_array_equal(got, expected / np.float32(255) if dtype == "uint8" else expected)
 
 
+def test_images_are_turned_as_their_exif_data_say(copy: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6  # turn it clockwise by 90 degrees
+    Image.fromarray(picture).save(buffer, "png", exif=exif)
+    rows = [{"bytes": buffer.getvalue(), "path": None}] * (EPISODES * FRAMES)
+    stored = pa.array(rows, type=pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    add_feature(copy, "picture", "image", [8, 6, 3], stored)
+    got = tensor(LeRobotSource(copy, video_keys=[]).columns(np.array([2]))["picture"]).numpy()
+    np.testing.assert_array_equal((got[0] * 255).round(), np.rot90(picture, -1).transpose(2, 0, 1))
+
+
 def test_rows_are_found_whatever_file_the_metadata_names(copy: Path) -> None:
     table = pq.read_table(copy / DATA)
     pq.write_table(table.slice(0, FRAMES), copy / DATA)
