@@ -6,23 +6,29 @@ from typing import Any
 import av
 import av.logging
 
+CONCEALED = "concealing "
+"""Of blocks that were missing; FFmpeg takes it for information."""
+
 
 def decode_and_listen(
     session: "av.VideoCodecContext", packet: Any, harmless: re.Pattern[str]
-) -> "tuple[list[av.VideoFrame], str]":
-    """Feeds one packet (None: drains) to a session of one thread: its pictures, and the first error or warning that it
-    logs and ``harmless`` does not match; empty if there is none.
+) -> "tuple[list[av.VideoFrame], str, bool]":
+    """Feeds one packet (None: drains) to a session of one thread.
+
+    Its pictures; the first error or warning that it logs and ``harmless`` does not match, empty if there is none; and
+    whether it logs one that ``harmless`` matches.
 
     PyAV's log level is raised for the call: what other threads log meanwhile goes to ``logging``.
     """
     level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_skip_repeated(False)
-    av.logging.set_level(av.logging.WARNING)
+    av.logging.set_level(av.logging.INFO)
     try:
         with av.logging.Capture() as logs:
             pictures = session.decode(packet)
     finally:
         av.logging.set_level(level)
         av.logging.set_skip_repeated(skips)
-    bad = (text.strip() for severity, _, text in logs if severity <= av.logging.WARNING and not harmless.match(text))
-    return pictures, next(bad, "")
+    said = [text.strip() for severity, _, text in logs if severity <= av.logging.WARNING or text.startswith(CONCEALED)]
+    bad = [text for text in said if not harmless.match(text)]
+    return pictures, bad[0] if bad else "", len(bad) < len(said)

@@ -10,6 +10,7 @@ from av.video.frame import PictureType
 
 from gpuload.decode.base import Run, Stream, entry_point, failed
 from gpuload.decode.session import ENTERED, HARMLESS, MISS_REFERENCES, Session, open_session
+from gpuload.errors import DecodeError
 from gpuload.index.nal import CODECS, entry_of, may_bring_sets
 from gpuload.index.video import Color
 
@@ -29,37 +30,47 @@ class PyavDecoder:
 
     def __init__(self) -> None:
         self._sessions: OrderedDict[Key, Session] = OrderedDict()
+        self._number = 0
+        """Packet that was fed last."""
 
     def decode(self, stream: Stream, run: Run) -> Iterator[tuple[int, av.VideoFrame]]:
         """See ``Decoder.decode``."""
         point = entry_point(stream, run)
         missing, sets = set(run.wanted), point.sets if point is not None else ()
         entered = stream.codec == "h264" and point is not None and point.kind == "open"
+        refused: DecodeError | None = None
         if not entered:
             try:
                 yield from self._decode(stream, run, missing, sets, None)
                 return
             except FFmpegError as error:
-                if stream.codec != "h264":
-                    raise failed(stream, self._number, f"the decoder refused it ({error})") from error
+                refused = failed(stream, self._number, f"the decoder refused it ({error})")
+                if stream.codec not in CODECS:
+                    raise refused from error
         # It stops at what a picture does not need, and at references that an open GOP gives up without having them.
         try:
-            yield from self._decode(stream, run, missing, sets, ENTERED if entered else HARMLESS)
+            yield from self._decode(stream, run, missing, sets, ENTERED if entered else HARMLESS, refused)
         except FFmpegError as error:
             raise failed(stream, self._number, f"the decoder refused it ({error})") from error
 
     def _decode(
-        self, stream: Stream, run: Run, missing: set[int], sets: Sets, harmless: re.Pattern[str] | None
+        self,
+        stream: Stream,
+        run: Run,
+        missing: set[int],
+        sets: Sets,
+        harmless: re.Pattern[str] | None,
+        refused: DecodeError | None = None,
     ) -> Iterator[tuple[int, av.VideoFrame]]:
         """Yields what is still missing. ``sets``: the first packet's; ``harmless``: complaints to pass over, None where
-        the decoder is to stop at any."""
+        the decoder is to stop at any; ``refused``: why it did stop, which one of them must explain."""
         entry = run.entries[0] if run.entries else 0
         extradata = stream.extradata[entry] if stream.extradata else b""
         kept = self._session(stream, entry, run.first, sets, harmless)
         last, latest = max(missing), run.first - 1
         doubtful = stream.codec not in MISS_REFERENCES
         brings_sets = stream.codec in CODECS
-        self._number = run.first
+        stopped, self._number = self._number, run.first
         try:
             for index, data in enumerate(run.packets):
                 if 0 < index <= run.leading or not len(data):
@@ -77,7 +88,10 @@ class PyavDecoder:
                     kept.sets = entry_of(stream.codec, extradata, data).sets or kept.sets
                 packet = av.Packet(data)  # type: ignore[arg-type]  # takes any buffer; its stub says bytes
                 packet.pts = packet.dts = number
-                for frame in kept.fed(stream, number, packet):  # as _shown does, without a generator a packet
+                frames = kept.fed(stream, number, packet)
+                if refused is not None and number == stopped and not kept.has_complained:
+                    raise refused
+                for frame in frames:  # as _shown does, without a generator a packet
                     shown = frame.pts
                     if stream.in_order:
                         latest = _next(stream, latest, shown)

@@ -13,8 +13,8 @@ from gpuload.decode.concealed import decode_and_listen
 DECODERS = {"av1": "libdav1d"}  # FFmpeg's own `av1` decodes on hardware only
 MISS_REFERENCES = frozenset({"h264", "hevc", "vvc", "av1", "vp8", "vp9"})
 """Codecs whose decoders refuse a picture without its references; others (MPEG-4) predict from grey and say nothing."""
-HARMLESS = re.compile(r"SEI type \d+ size \d+ truncated")
-"""Complaint about what no picture is made of."""
+HARMLESS = re.compile(r"SEI type \d+ size \d+ truncated|Skipping invalid undecodable NALU: (39|40)$")
+"""Complaints about what no picture is made of: messages (SEI) of H.264, and of HEVC, whose numbers these are."""
 ENTERED = re.compile(HARMLESS.pattern + r"|mmco: unref short failure")
 """The same, of a run that begins in the middle of a sequence: a picture is given up that was never decoded."""
 
@@ -26,6 +26,8 @@ class Session:
     context: "av.VideoCodecContext"
     harmless: re.Pattern[str] | None
     """Complaints that it passes over; None: it stops at any."""
+    has_complained: bool = False
+    """Of something harmless, when it was fed last."""
     sets: tuple[bytes, ...] = ()
     """Parameter sets that packets brought last and the container does not have: they stay, also for other runs."""
 
@@ -37,7 +39,7 @@ class Session:
         """
         if self.harmless is None:
             return self.context.decode(packet)
-        pictures, complaint = decode_and_listen(self.context, packet, self.harmless)
+        pictures, complaint, self.has_complained = decode_and_listen(self.context, packet, self.harmless)
         if complaint:
             raise failed(stream, number, f"the decoder complains ({complaint})")
         return pictures

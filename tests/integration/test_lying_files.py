@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import av
+import av.logging
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -248,10 +249,30 @@ def test_frames_that_vp8_does_not_show(tmp_path: Path) -> None:
     assert_all_frames_exact(path)
 
 
-def test_a_message_that_is_cut_off_harms_no_picture(tmp_path: Path) -> None:
-    plain = make_video(tmp_path / "plain.mp4", gop=10, frames=30)
-    path = remuxed(plain, tmp_path / "v.mp4", lambda _, data, key: (b"\0\0\0\5\x06\x05\x40\0\x80" + data, key))
+@pytest.mark.parametrize(
+    ("codec", "message"),
+    [
+        ("libx264", b"\0\0\0\5\x06\x05\x40\0\x80"),
+        ("libx265", b"\0\0\0\6\x4e\x01\x05\x40\0\x80"),
+        ("libx265", b"\0\0\0\6\x50\x01\x05\x40\0\x80"),
+    ],
+)
+def test_a_message_that_is_cut_off_harms_no_picture_and_hides_no_damage(
+    tmp_path: Path, codec: str, message: bytes
+) -> None:
+    options = {"libx264": {}, "libx265": {"x265-params": "log-level=error"}}[codec]
+    plain = make_video(tmp_path / "plain.mp4", codec=codec, gop=10, frames=30, options=options)
+    path = remuxed(plain, tmp_path / "v.mp4", lambda _, data, key: (message + data, key))
+    level = av.logging.get_level()
     assert_all_frames_exact(path)
+    assert av.logging.get_level() == level
+
+    def cut(number: int, data: bytes, key: bool) -> tuple[bytes, bool]:
+        return message + (data[: len(data) // 2] if number == 2 else data), key
+
+    damaged = remuxed(plain, tmp_path / "w.mp4", cut)
+    with pytest.raises(DecodeError, match=r"w\.mp4"):
+        Video(damaged).frames(range(10))
 
 
 @pytest.mark.parametrize(("codec", "form"), [("ffv1", "yuv420p"), ("ffv1", "gray16le"), ("mjpeg", "yuvj420p")])
