@@ -74,6 +74,8 @@ def entry_point(stream: Stream, run: Run) -> Entry | None:
         return None
     which = run.entries[0] if run.entries else 0
     entry = entry_of(stream.codec, stream.extradata[which] if stream.extradata else b"", run.packets[0])
+    if run.first == 0:  # as whoever decodes the file from its beginning
+        return entry
     how = {"gradual": "the picture is refreshed bit by bit", "none": "it refers to other pictures"}.get(entry.kind)
     if entry.kind == "intra" and len(run.packets) > 1:
         how = "nothing says that what follows does not refer to what came before"

@@ -1,7 +1,7 @@
 """CPU decoding through PyAV: packets to a codec session that outlives its runs."""
 
 import re
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 
 import av
@@ -11,7 +11,7 @@ from av.video.frame import PictureType
 from gpuload.decode.base import Run, Stream, entry_point, failed
 from gpuload.decode.session import ENTERED, HARMLESS, MISS_REFERENCES, Session, open_session
 from gpuload.errors import DecodeError
-from gpuload.index.nal import CODECS, entry_of, may_bring_sets
+from gpuload.index.nal import CODECS, entry_of, is_reference, may_bring_sets
 from gpuload.index.video import Color
 
 MAX_SESSIONS = 8
@@ -39,7 +39,7 @@ class PyavDecoder:
         missing, sets = set(run.wanted), point.sets if point is not None else ()
         entered = stream.codec == "h264" and point is not None and point.kind == "open"
         refused: DecodeError | None = None
-        if not entered:
+        if not (entered and run.leading):
             try:
                 yield from self._decode(stream, run, missing, sets, None)
                 return
@@ -67,34 +67,42 @@ class PyavDecoder:
         entry = run.entries[0] if run.entries else 0
         extradata = stream.extradata[entry] if stream.extradata else b""
         kept = self._session(stream, entry, run.first, sets, harmless)
-        last, latest = max(missing), run.first - 1
+        last = max(missing)
+        fed: deque[int] | None = deque() if stream.in_order and stream.codec in CODECS else None
         doubtful = stream.codec not in MISS_REFERENCES
         brings_sets = stream.codec in CODECS
         stopped, self._number = self._number, run.first
         try:
             for index, data in enumerate(run.packets):
-                if 0 < index <= run.leading or not len(data):
+                if not len(data):
                     continue
                 number = self._number = run.first + index
+                if 0 < index <= run.leading and harmless is ENTERED:
+                    if is_reference(extradata, data):  # its place among the references counts, not what it shows
+                        yield from self._shown(stream, run, kept.led(data, number), missing)
+                    continue
+                if fed is not None:
+                    fed.append(number)
                 if run.entries and run.entries[index] != entry:
                     # A new sample description is a new coded sequence: finish the old session before the new one.
-                    yield from self._shown(stream, run, kept.fed(stream, number, None), missing)
+                    rest = kept.fed(stream, number, None)
+                    _check_order(stream, fed, rest)
+                    yield from self._shown(stream, run, rest, missing)
                     kept.context.flush_buffers()
                     entry = run.entries[index]
                     extradata = stream.extradata[entry]
                     sets = entry_of(stream.codec, extradata, data).sets if brings_sets else ()
                     kept = self._session(stream, entry, number, sets, harmless)
                 elif index and brings_sets and may_bring_sets(stream.codec, extradata, data):
-                    kept.sets = entry_of(stream.codec, extradata, data).sets or kept.sets
+                    kept.sets = tuple(dict.fromkeys((*kept.sets, *entry_of(stream.codec, extradata, data).sets)))
                 packet = av.Packet(data)  # type: ignore[arg-type]  # takes any buffer; its stub says bytes
                 packet.pts = packet.dts = number
                 frames = kept.fed(stream, number, packet)
                 if refused is not None and number == stopped and not kept.has_complained:
                     raise refused
+                _check_order(stream, fed, frames)
                 for frame in frames:  # as _shown does, without a generator a packet
                     shown = frame.pts
-                    if stream.in_order:
-                        latest = _next(stream, latest, shown)
                     if shown not in missing or frame.is_corrupt or doubtful:
                         yield from self._shown(stream, run, [frame], missing)
                     else:
@@ -104,9 +112,7 @@ class PyavDecoder:
                     break
             if missing:
                 rest = kept.fed(stream, self._number, None)
-                if stream.in_order:
-                    for frame in rest:
-                        latest = _next(stream, latest, frame.pts)
+                _check_order(stream, fed, rest)
                 yield from self._shown(stream, run, rest, missing)
         finally:
             kept.context.flush_buffers()
@@ -146,8 +152,11 @@ class PyavDecoder:
         return kept
 
 
-def _next(stream: Stream, latest: int, shown: int | None) -> int:
-    """Where the container's times say that nothing is reordered, each packet's picture follows the one before."""
-    if shown is None or shown == latest + 1 or stream.codec not in CODECS:
-        return latest if shown is None else shown
-    raise failed(stream, shown, "pictures come in another order than the container's times say (no table 'ctts'?)")
+def _check_order(stream: Stream, fed: deque[int] | None, frames: "list[av.VideoFrame]") -> None:
+    """Where the container's times say that nothing is reordered, pictures come in the order of the packets."""
+    if fed is None:
+        return
+    for frame in frames:
+        if fed.popleft() != frame.pts:
+            cause = "pictures come in another order than the container's times say (no table 'ctts'?)"
+            raise failed(stream, frame.pts or 0, cause)

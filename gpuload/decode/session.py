@@ -44,6 +44,18 @@ class Session:
             raise failed(stream, number, f"the decoder complains ({complaint})")
         return pictures
 
+    def led(self, data: bytes | memoryview, number: int) -> "list[av.VideoFrame]":
+        """Feeds a leading picture that nobody wants and that cannot be right: whatever the decoder says of it.
+
+        Pictures before it that come out.
+        """
+        packet = av.Packet(data)  # type: ignore[arg-type]  # takes any buffer; its stub says bytes
+        packet.pts = packet.dts = number
+        try:
+            return self.context.decode(packet)
+        except FFmpegError:
+            return []  # it lacks its references
+
 
 def open_session(stream: Stream, extradata: bytes, packet: int, harmless: re.Pattern[str] | None) -> Session:
     """A session of one thread.

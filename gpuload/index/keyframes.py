@@ -41,14 +41,19 @@ def real_keyframes(path: str, codec: str, configurations: Sequence[bytes], packe
         kinds = kinds_of(keys)
     is_key = packets.is_key.copy()
     is_key[false_keyframes(kinds, packets.is_key)] = False
-    return is_key if is_key.any() else packets.is_key  # all of them: the decoder says what is wrong with each
+    return is_key
 
 
 def false_keyframes(kinds: Mapping[int, Kind], is_key: npt.NDArray[np.bool_]) -> list[int]:
     """Numbers of the packets among ``kinds`` that no decoder can begin with.
 
-    A picture that refers to nothing but has no mark of a random access point can be decoded alone: it stays one where
-    the next packet is a keyframe again, as in videos of nothing else.
+    A picture that refers to nothing but has no mark of a random access point can be decoded alone: it stays one
+    where the next packet is a keyframe again, as in videos of nothing else. A file's first keyframe stays: whoever
+    decodes the file from its beginning begins there too.
     """
-    alone = np.append(is_key[1:], True)
-    return [n for n, kind in kinds.items() if kind in ("gradual", "none") or (kind == "intra" and not alone[n])]
+    first = int(is_key.argmax())
+    false = [n for n, kind in kinds.items() if kind in ("gradual", "none") and n != first]
+    real = is_key.copy()
+    real[false] = False
+    alone = np.append(real[1:], True)
+    return false + [n for n, kind in kinds.items() if kind == "intra" and not alone[n] and n != first]

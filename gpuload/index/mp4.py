@@ -16,7 +16,6 @@ from gpuload.index.mp4_boxes import (
     Box,
     Ints,
     Packets,
-    Untold,
     child,
     children,
     damaged,
@@ -26,6 +25,7 @@ from gpuload.index.mp4_boxes import (
     table,
     top_level_boxes,
     unpack,
+    untold,
 )
 from gpuload.index.mp4_edits import Edit, Edited, apply_edits, time_offset
 from gpuload.index.mp4_entry import Entry, ask_ffmpeg, read_entries
@@ -104,7 +104,7 @@ def _build_index(moov: memoryview, fragments: list[Box], size_bytes: int, path: 
     if entry.codec in CODECS and (np.diff(cts) > 0).all():
         first = zip(packets.pos[:LOOKED_AT].tolist(), packets.size[:LOOKED_AT].tolist(), strict=True)
         if is_reordered(entry.codec, entry.extradata, read_ranges(path, first)):
-            raise Untold("times that only decoding tells")
+            raise untold(path, "no times of reordered pictures", len(track.entries))
     flags = (is_key * KEYFRAME | edited.is_discarded * DISCARD).astype(np.uint8)
     # Leading pictures are told by media time: an edit list gives the packets that it discards arbitrary times.
     frame_packet, frame_start = frame_tables(cts, flags, path)
@@ -149,7 +149,8 @@ def _read_track(moov: memoryview, size_bytes: int, path: str) -> _Track:
         tkhd = required(box.body, b"tkhd", path=path)
         wide = is_wide(tkhd)
         stbl = required(box.body, b"mdia", b"minf", b"stbl", path=path)
-        packets, shift, has_ctts = _read_tables(stbl, size_bytes, path)
+        entries = read_entries(required(stbl, b"stsd", path=path), path)
+        packets, shift, has_ctts = _read_tables(stbl, size_bytes, len(entries), path)
         return _Track(
             number=unpack("I", tkhd, 20 if wide else 12, path)[0],
             time_scale=scale,
@@ -158,7 +159,7 @@ def _read_track(moov: memoryview, size_bytes: int, path: str) -> _Track:
                 unpack("9i", mvhd, 48 if is_wide(mvhd) else 36, path),
                 path,
             ),
-            entries=read_entries(required(stbl, b"stsd", path=path), path),
+            entries=entries,
             edits=_read_edits(child(box.body, b"edts", b"elst", path=path), scale, movie_scale, path),
             packets=packets,
             shift=shift,
@@ -167,7 +168,7 @@ def _read_track(moov: memoryview, size_bytes: int, path: str) -> _Track:
     raise VideoError(f"{path}: no video track in it; give a file that has one")
 
 
-def _read_tables(stbl: memoryview, size_bytes: int, path: str) -> tuple[Packets, int, bool]:
+def _read_tables(stbl: memoryview, size_bytes: int, descriptions: int, path: str) -> tuple[Packets, int, bool]:
     boxes = {box.kind: box.body for box in reversed(children(stbl, path))}
     for kind in (b"stts", b"stsc"):
         if kind not in boxes:
@@ -177,7 +178,7 @@ def _read_tables(stbl: memoryview, size_bytes: int, path: str) -> tuple[Packets,
     stts = _rows(boxes[b"stts"], ">u4", 2, path)
     delta = stts[:, 1].astype(np.uint32).view(np.int32).astype(np.int64)  # FFmpeg: a negative duration is a mistake
     if (delta < 0).any():
-        raise Untold("negative durations")  # FFmpeg takes what it corrects out of later ones
+        raise untold(path, "negative durations", descriptions)  # FFmpeg takes what it corrects out of later ones
     duration = repeat_to(delta, stts[:, 0], n, name="stts", path=path)
     ctts, shift = np.zeros(n, np.int64), 0
     has_ctts = n > 0 and b"ctts" in boxes and unpack("I", boxes[b"ctts"], 4, path)[0] > 0
@@ -271,7 +272,7 @@ def _read_fragments(moov: memoryview, fragments: list[Box], track: _Track, size_
         before = dts
         more, dts = read_fragment(moof, track.number, defaults, dts, room_bytes=size_bytes, path=path)
         if any(len(run.dts) and run.dts[0] < before for run in more[:1]):
-            raise Untold("fragments overlap in time")  # FFmpeg discards what comes again
+            raise untold(path, "fragments that overlap in time", len(track.entries))  # FFmpeg discards what comes again
         total += sum(len(run.pos) for run in more)
         if total > MAX_PACKETS:
             raise damaged(path, f"more than {MAX_PACKETS} packets")

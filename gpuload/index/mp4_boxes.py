@@ -46,6 +46,11 @@ class Untold(Exception):
     """The tables leave open what FFmpeg would make of them: it has to be asked."""
 
 
+def untold(path: str, what: str, descriptions: int) -> Exception:
+    """``Untold``; but FFmpeg's packets do not tell which of several sample descriptions they belong to."""
+    return Untold(what) if descriptions < 2 else damaged(path, f"{what}, and {descriptions} sample descriptions")
+
+
 def damaged(path: str, what: str) -> VideoError:
     """The error for a table that cannot be true."""
     return VideoError(f"{path}: {what}; the file is damaged or incomplete: fetch or write it again, or re-mux it")

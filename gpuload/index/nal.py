@@ -6,7 +6,6 @@ from typing import Literal, NamedTuple
 from gpuload.index.bits import Bits
 
 CODECS = frozenset({"h264", "hevc"})
-_START_CODES = (b"\0\0\1", b"\0\0\0\1")
 _RECOVERY_POINT = 6
 """SEI payload type (ITU-T H.264 D.1.8)."""
 _H264_SETS, _HEVC_SETS = frozenset({7, 8, 13, 15}), frozenset({32, 33, 34})
@@ -57,24 +56,40 @@ def entry_of(codec: str, extradata: bytes, packet: bytes | memoryview) -> Entry:
 
 def may_bring_sets(codec: str, extradata: bytes, packet: bytes | memoryview) -> bool:
     """Whether a packet begins with anything but a slice: cheap enough for every packet."""
-    width = _size_bytes(codec, extradata)
+    width = _size_bytes(codec, extradata, packet)
     if not width or len(packet) <= width:
         return True
     first = packet[width]
     return first >> 1 & 63 >= 32 if codec == "hevc" else first & 31 > _H264_IDR
 
 
-def _size_bytes(codec: str, extradata: bytes) -> int:
-    """Bytes of the size in front of each unit (ISO/IEC 14496-15); 0: start codes part them (Annex B)."""
-    at = 21 if codec == "hevc" else 4
-    return 0 if len(extradata) <= at or extradata.startswith(_START_CODES) else (extradata[at] & 3) + 1
+def is_reference(extradata: bytes, packet: bytes | memoryview) -> bool:
+    """Whether other pictures may refer to that of an H.264 packet (``nal_ref_idc`` of its first slice)."""
+    slices = (u for u in units_of("h264", extradata, packet) if len(u) and 1 <= u[0] & 31 <= _H264_IDR)
+    first = next(slices, None)
+    return first is None or first[0] >> 5 & 3 != 0
+
+
+def _size_bytes(codec: str, extradata: bytes, packet: bytes | memoryview) -> int:
+    """Bytes of the size in front of each unit (ISO/IEC 14496-15); 0: start codes part them (Annex B).
+
+    Decided as FFmpeg's decoders do, which also look at packets (h264dec.c, hevcdec.c).
+    """
+    if codec == "hevc":
+        sized = len(extradata) > 22 and (extradata[0] != 0 or extradata[1] != 0 or extradata[2] > 1)
+        return (extradata[21] & 3) + 1 if sized else 0
+    if len(extradata) < 7 or extradata[0] != 1:
+        return 0
+    width = (extradata[4] & 3) + 1
+    starts = width == 4 and len(packet) > 8 and bytes(packet[:4]) == b"\0\0\0\1"
+    return 0 if starts and int.from_bytes(packet[5:9], "big") > len(packet) else width
 
 
 def units_of(codec: str, extradata: bytes, packet: bytes | memoryview) -> Iterator[bytes | memoryview]:
     """NAL units without what separates them: their sizes (ISO/IEC 14496-15), or start codes (Annex B)."""
-    width, offset = _size_bytes(codec, extradata), 0
+    width, offset = _size_bytes(codec, extradata, packet), 0
     if not width:
-        yield from bytes(packet).split(b"\0\0\1")[1:]
+        yield from (unit.rstrip(b"\0") for unit in bytes(packet).split(b"\0\0\1")[1:])
         return
     while offset + width < len(packet):
         begin = offset + width

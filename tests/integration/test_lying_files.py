@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -118,7 +119,7 @@ def test_an_i_frame_that_is_no_access_point_is_not_begun_at(tmp_path: Path) -> N
     kinds: list[str] = []
 
     def mark(number: int, data: bytes, key: bool) -> tuple[bytes, bool]:
-        kinds.append(entry_of("h264", b"\1\0\0\0\xff\xe0", data).kind)
+        kinds.append(entry_of("h264", b"\1\0\0\0\xff\xe0\0", data).kind)
         return data, key or number == 10
 
     path = remuxed(plain, tmp_path / "v.mp4", mark)
@@ -319,3 +320,41 @@ def test_a_keyframe_that_only_the_decoder_finds_to_be_none_is_an_error(tmp_path:
     with pytest.raises(GpuloadError, match="packet 90"):
         Video(path).frames([91])
     assert np.array_equal(Video(path).frames([89])[0].numpy(), wanted[89])
+
+
+def test_start_codes_in_a_container_that_promises_sizes(tmp_path: Path) -> None:
+    plain = make_video(tmp_path / "plain.mp4", gop=10, frames=30)
+
+    def with_start_codes(number: int, data: bytes, key: bool) -> tuple[bytes, bool]:
+        units = units_of("h264", b"\1\0\0\0\xff\xe0\0", data)
+        delimiter = b"\0\0\0\1\x09\xf0"
+        return delimiter + b"".join(b"\0\0\0\1" + bytes(unit) for unit in units), key
+
+    path = remuxed(plain, tmp_path / "v.mp4", with_start_codes)
+    assert load_index(path).keyframes.tolist() == [0, 10, 20]
+    assert_all_frames_exact(path)
+
+
+def test_damage_is_heard_in_every_thread(tmp_path: Path) -> None:
+    path = open_gops(tmp_path / "v.mp4")
+    video = Video(path).index
+    key = int(video.keyframes[2])
+    number = key + int(np.argmax(video.pts[key + 1 :] > video.pts[key])) + 1
+    begin, size = int(video.pos[number]), int(video.size[number])
+
+    def damage(data: bytearray) -> None:
+        data[begin + size // 2 : begin + size] = bytes(size - size // 2)
+
+    patched(path, damage)
+    frame = int(np.flatnonzero(video.frame_packet == number)[0])
+
+    def refused(_: int) -> bool:
+        try:
+            Video(path).frames([frame])
+        except DecodeError:
+            return True
+        return False
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(refused, range(40)))
+    assert av.logging.get_level() is None
