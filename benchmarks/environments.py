@@ -7,6 +7,7 @@ Between 6 and 9 GB each, because each has a torch of its own.
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -94,9 +95,11 @@ def ensure_environment(name: str, *, folder: Path | None = None) -> Ready:
 
 
 def installed(ready: Ready) -> list[str]:
-    """``pip freeze`` of it, for the record; this repository is named by the record's commit, not by its folder."""
+    """``pip freeze`` of it, for the record, without folders of the machine: this repository is named by the record's
+    commit, and a wheel that was installed from a file by its version."""
     done = subprocess.run([str(ready.python), "-m", "pip", "freeze"], capture_output=True, text=True, check=False)
-    return [line for line in done.stdout.split("\n")[:-1] if not line.startswith("-e ")]
+    lines = [line for line in done.stdout.split("\n")[:-1] if not line.startswith("-e ")]
+    return [re.sub(r" @ file:\S*/[^/\s]+-(\d[^-\s]*)-[^/\s]*", r"==\1", line) for line in lines]
 
 
 def main() -> None:
