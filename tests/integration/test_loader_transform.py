@@ -13,8 +13,9 @@ import torch
 from gpuload import ConfigError, Crop, GpuloadError, LeRobotDataset, Loader, Transform
 from gpuload.demo import write_dataset
 from gpuload.index.video import VideoIndex
+from tests.lerobot_sets import add_feature
 from tests.source import NumberedSource
-from tests.unit.test_lerobot import add_feature, png
+from tests.unit.test_lerobot import png
 from tests.videos import decode_all, make_video
 
 Pictures = list[list[npt.NDArray[np.uint8]]]

@@ -1,11 +1,8 @@
-"""Laws of the LeRobot source and dataset, on generated sets and on damaged copies of them."""
+"""Laws of the LeRobot source and dataset: what samples hold, on generated sets."""
 
 import io
-import json
 import math
 import pickle
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,47 +16,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from gpuload.datasets import LeRobotDataset
-from gpuload.demo import write_dataset
-from gpuload.errors import ConfigError, DatasetError, FrameNotFound, GpuloadError, VideoError
+from gpuload.errors import ConfigError
 from gpuload.sources.lerobot import LeRobotSource
+from tests.lerobot_sets import DATA, EPISODES, FRAMES, TOP, WRIST, add_feature, edit_table, replace
 from tests.older import write_older
-
-TOP, WRIST = "observation.images.top", "observation.images.wrist"
-EPISODES, FRAMES = 3, 20
-DATA = "data/chunk-000/file-000.parquet"
-
-
-@pytest.fixture(scope="session")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("lerobot") / "set"
-    return write_dataset(
-        root, episodes=EPISODES, frames=FRAMES, width=128, height=96, gop=8, frames_per_file=2 * FRAMES
-    )
-
-
-@pytest.fixture
-def copy(pristine: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(pristine, tmp_path / "set"))
-
-
-def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    value = json.loads(path.read_text())
-    change(value)
-    path.write_text(json.dumps(value))
-
-
-def edit_table(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    pq.write_table(change(pq.read_table(path)), path)
-
-
-def replace(table: pa.Table, key: str, values: Any) -> pa.Table:
-    at = table.column_names.index(key) if key in table.column_names else None
-    return table.append_column(key, values) if at is None else table.set_column(at, key, values)
-
-
-def add_feature(root: Path, key: str, dtype: str, shape: list[int], values: Any) -> None:
-    edit_json(root / "meta/info.json", lambda info: info["features"].update({key: {"dtype": dtype, "shape": shape}}))
-    edit_table(root / DATA, lambda table: replace(table, key, values))
 
 
 def tensor(value: object) -> torch.Tensor:
@@ -313,91 +273,3 @@ def test_an_older_layout_gives_the_same_rows(pristine: Path, tmp_path: Path, ver
 def test_arguments_that_cannot_be_used_are_refused_by_name(pristine: Path, arguments: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         LeRobotDataset(pristine, **arguments)
-
-
-def info(**changes: object) -> Callable[[Path], None]:
-    return lambda root: edit_json(root / "meta/info.json", lambda value: value.update(changes))
-
-
-def timestamps(values: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]) -> Callable[[Path], None]:
-    def change(table: pa.Table) -> pa.Table:
-        return replace(table, "timestamp", pa.array(values(table["timestamp"].to_numpy().copy()), pa.float32()))
-
-    return lambda root: edit_table(root / DATA, change)
-
-
-def cut_short(name: str) -> Callable[[Path], None]:
-    def cut(root: Path) -> None:
-        path = min(root.glob(name))
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-    return cut
-
-
-def taller(root: Path) -> None:
-    edit_json(root / "meta/info.json", lambda v: v["features"][TOP].update(shape=[480, 640, 3]))
-
-
-DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no json": (lambda root: (root / "meta/info.json").write_text("{"), r"info\.json"),
-    "json list": (lambda root: (root / "meta/info.json").write_text("[]"), r"info\.json"),
-    "wrong fps": (info(fps=15), "fps is 15"),
-    "fps text": (info(fps="many"), "fps"),
-    "old version": (info(codebase_version="v1.6"), "v1.6"),
-    "escaping data": (info(data_path="../{chunk_index}/{file_index}"), "outside"),
-    "escaping video": (info(video_path="/etc/{video_key}"), "outside"),
-    "unknown field": (info(video_path="videos/{camera}"), "known fields"),
-    "size": (taller, "128x96"),
-    "no data": (lambda root: (root / DATA).unlink(), r"file-000\.parquet"),
-    "cut data": (cut_short(DATA), r"file-000\.parquet"),
-    "cut episodes": (cut_short("meta/episodes/**/*.parquet"), "episodes"),
-    "no tasks": (lambda root: (root / "meta/tasks.parquet").unlink(), "tasks"),
-    "no column": (lambda root: edit_table(root / DATA, lambda t: t.drop_columns(["action"])), "action"),
-    "rows missing": (lambda root: edit_table(root / DATA, lambda t: t.slice(0, 30)), "episode"),
-    "no video": (lambda root: shutil.rmtree(root / "videos" / WRIST), "wrist.*video_keys"),
-    "cut video": (cut_short(f"videos/{TOP}/**/*.mp4"), "mp4"),
-    "cut stats": (lambda root: (root / "meta/stats.json").write_text("nope"), r"stats\.json"),
-}
-
-
-@pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_one_error_that_names_the_place(copy: Path, name: str) -> None:
-    damage, message = DAMAGE[name]
-    damage(copy)
-    with pytest.raises((DatasetError, VideoError), match=message):
-        LeRobotDataset(copy)[0]
-
-
-@pytest.mark.parametrize("shift", [0.011, math.nan])
-def test_a_timestamp_without_frame_is_refused_and_others_are_not(copy: Path, shift: float) -> None:
-    def change(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        values[13] += shift
-        return values
-
-    timestamps(change)(copy)
-    dataset = LeRobotDataset(copy)
-    dataset[12]
-    with pytest.raises(FrameNotFound, match=r"mp4.*observation\.images.*sample 13 \(episode 0"):
-        dataset[13]
-    assert dataset.source.frames(np.arange(len(dataset))).frame[13].tolist() == [-1, -1]
-
-
-def test_totals_that_lie_are_not_believed(copy: Path) -> None:
-    info(total_frames=7, total_episodes=99)(copy)
-    assert len(LeRobotDataset(copy)) == EPISODES * FRAMES
-
-
-def test_flipped_bits_never_crash(copy: Path) -> None:
-    rng = np.random.default_rng(0)
-    for path in [copy / DATA, copy / "meta/tasks.parquet", *copy.glob("meta/episodes/**/*.parquet")]:
-        whole = path.read_bytes()
-        for _ in range(40):
-            data = bytearray(whole)
-            data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
-            path.write_bytes(bytes(data))
-            try:
-                source = LeRobotSource(copy, video_keys=[])
-                source.columns(np.arange(len(source)))
-            except GpuloadError:
-                pass
-        path.write_bytes(whole)

@@ -1,0 +1,104 @@
+"""Damaged LeRobot sets: one error that names the place, or what is sound comes all the same."""
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from gpuload.datasets import LeRobotDataset
+from gpuload.errors import DatasetError, FrameNotFound, GpuloadError, VideoError
+from gpuload.sources.lerobot import LeRobotSource
+from tests.lerobot_sets import DATA, EPISODES, FRAMES, TOP, WRIST, edit_json, edit_table, replace
+
+
+def info(**changes: object) -> Callable[[Path], None]:
+    return lambda root: edit_json(root / "meta/info.json", lambda value: value.update(changes))
+
+
+def timestamps(values: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]) -> Callable[[Path], None]:
+    def change(table: pa.Table) -> pa.Table:
+        return replace(table, "timestamp", pa.array(values(table["timestamp"].to_numpy().copy()), pa.float32()))
+
+    return lambda root: edit_table(root / DATA, change)
+
+
+def cut_short(name: str) -> Callable[[Path], None]:
+    def cut(root: Path) -> None:
+        path = min(root.glob(name))
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    return cut
+
+
+def taller(root: Path) -> None:
+    edit_json(root / "meta/info.json", lambda v: v["features"][TOP].update(shape=[480, 640, 3]))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no json": (lambda root: (root / "meta/info.json").write_text("{"), r"info\.json"),
+    "json list": (lambda root: (root / "meta/info.json").write_text("[]"), r"info\.json"),
+    "wrong fps": (info(fps=15), "fps is 15"),
+    "fps text": (info(fps="many"), "fps"),
+    "old version": (info(codebase_version="v1.6"), "v1.6"),
+    "escaping data": (info(data_path="../{chunk_index}/{file_index}"), "outside"),
+    "escaping video": (info(video_path="/etc/{video_key}"), "outside"),
+    "unknown field": (info(video_path="videos/{camera}"), "known fields"),
+    "size": (taller, "128x96"),
+    "no data": (lambda root: (root / DATA).unlink(), r"file-000\.parquet"),
+    "cut data": (cut_short(DATA), r"file-000\.parquet"),
+    "cut episodes": (cut_short("meta/episodes/**/*.parquet"), "episodes"),
+    "no tasks": (lambda root: (root / "meta/tasks.parquet").unlink(), "tasks"),
+    "no column": (lambda root: edit_table(root / DATA, lambda t: t.drop_columns(["action"])), "action"),
+    "rows missing": (lambda root: edit_table(root / DATA, lambda t: t.slice(0, 30)), "episode"),
+    "no video": (lambda root: shutil.rmtree(root / "videos" / WRIST), "wrist.*video_keys"),
+    "cut video": (cut_short(f"videos/{TOP}/**/*.mp4"), "mp4"),
+    "cut stats": (lambda root: (root / "meta/stats.json").write_text("nope"), r"stats\.json"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_one_error_that_names_the_place(copy: Path, name: str) -> None:
+    damage, message = DAMAGE[name]
+    damage(copy)
+    with pytest.raises((DatasetError, VideoError), match=message):
+        LeRobotDataset(copy)[0]
+
+
+@pytest.mark.parametrize("shift", [0.011, math.nan])
+def test_a_timestamp_without_frame_is_refused_and_others_are_not(copy: Path, shift: float) -> None:
+    def change(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        values[13] += shift
+        return values
+
+    timestamps(change)(copy)
+    dataset = LeRobotDataset(copy)
+    dataset[12]
+    with pytest.raises(FrameNotFound, match=r"mp4.*observation\.images.*sample 13 \(episode 0"):
+        dataset[13]
+    assert dataset.source.frames(np.arange(len(dataset))).frame[13].tolist() == [-1, -1]
+
+
+def test_totals_that_lie_are_not_believed(copy: Path) -> None:
+    info(total_frames=7, total_episodes=99)(copy)
+    assert len(LeRobotDataset(copy)) == EPISODES * FRAMES
+
+
+def test_flipped_bits_never_crash(copy: Path) -> None:
+    rng = np.random.default_rng(0)
+    for path in [copy / DATA, copy / "meta/tasks.parquet", *copy.glob("meta/episodes/**/*.parquet")]:
+        whole = path.read_bytes()
+        for _ in range(40):
+            data = bytearray(whole)
+            data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
+            path.write_bytes(bytes(data))
+            try:
+                source = LeRobotSource(copy, video_keys=[])
+                source.columns(np.arange(len(source)))
+            except GpuloadError:
+                pass
+        path.write_bytes(whole)
