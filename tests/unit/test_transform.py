@@ -84,11 +84,14 @@ def test_what_hardly_shrinks_or_grows_is_as_near_as_the_docstring_says(
         assert np.abs(Resizer(before, after).resize(planes) - scaled(planes, *after)).max() <= most
 
 
-@pytest.mark.parametrize("after", [(10, 14), (60, 97), (3, 3), (131, 255)])
-def test_a_flat_picture_stays_as_it_is(after: tuple[int, int]) -> None:
-    for level in (0, 1, 77, 254, 255):
-        planes = np.full((3, 130, 254), level, np.uint8)
-        assert (Resizer((130, 254), after).resize(planes) == level).all()
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((130, 254), (60, 97)), ((130, 254), (131, 255)), ((275, 126), (41, 17)), ((413, 729), (29, 90))],
+)
+def test_a_flat_picture_stays_as_it_is(before: tuple[int, int], after: tuple[int, int]) -> None:
+    resizer = Resizer(before, after)
+    for level in range(256):
+        assert (resizer.resize(np.full((3, *before), level, np.uint8)) == level).all()
 
 
 @pytest.mark.parametrize(("before", "after"), [((48, 64), (97, 100)), ((48, 64), (48, 200)), ((64, 64), (65, 40))])
