@@ -33,15 +33,19 @@ def busy(where: str) -> Iterator[None]:
         stop = threading.Event()
         thread = threading.Thread(target=spin, args=(stop,))
         thread.start()
-        yield
-        stop.set()
-        thread.join()
+        try:
+            yield
+        finally:  # else whatever is measured after an error is measured beside it
+            stop.set()
+            thread.join()
     else:
         process = multiprocessing.get_context("spawn").Process(target=spin, daemon=True)
         process.start()
-        yield
-        process.kill()
-        process.join()
+        try:
+            yield
+        finally:
+            process.kill()
+            process.join()
 
 
 def rate(loader: gpuload.Loader, *, epoch: int, seconds: float) -> float:

@@ -27,9 +27,10 @@ from benchmarks.gil import busy
 from benchmarks.lerobot_peer import environment, link_ffmpeg
 from gpuload.decode.base import Run
 from gpuload.decode.pyav import PyavDecoder
+from gpuload.decode.runs import entries, stream_of
 from gpuload.device.swscale import SwscaleConverter
 from gpuload.index.load import load_index
-from gpuload.pipeline.direct import entries, read_packets, stream_of
+from gpuload.pipeline.direct import read_packets
 
 DECODERS = 2
 LINKED = "GPULOAD_FFMPEG_LINKED"

@@ -27,8 +27,9 @@ class Policy(nn.Module):
         self.head = nn.Linear(16 * num_cameras, num_actions)
 
     def forward(self, views: list[torch.Tensor]) -> torch.Tensor:
-        """``views``: uint8 ``[B, 2, 3, H, W]`` of each camera; gives ``[B, num_actions]``."""
-        seen = [eye(view.flatten(1, 2).float() / 255) for eye, view in zip(self.eyes, views, strict=True)]
+        """``views``: ``[B, 2, 3, H, W]`` of each camera, uint8 or in [0, 1]; gives ``[B, num_actions]``."""
+        scaled = [view.float() / 255 if view.dtype == torch.uint8 else view for view in views]  # images are float32
+        seen = [eye(view.flatten(1, 2)) for eye, view in zip(self.eyes, scaled, strict=True)]
         out: torch.Tensor = self.head(torch.cat(seen, dim=1))
         return out
 

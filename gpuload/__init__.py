@@ -2,14 +2,17 @@
 
 from gpuload.datasets import LeRobotDataset
 from gpuload.errors import (
+    CacheFull,
     ConfigError,
     DatasetError,
     DecodeError,
+    DeviceError,
     FrameNotFound,
     GpuloadError,
     LoaderClosed,
     StateMismatch,
     VideoError,
+    WorkerDied,
 )
 from gpuload.loader import Loader
 from gpuload.stats import LoaderStats
@@ -17,10 +20,12 @@ from gpuload.transform import Crop, Transform
 from gpuload.video import Video
 
 __all__ = [
+    "CacheFull",
     "ConfigError",
     "Crop",
     "DatasetError",
     "DecodeError",
+    "DeviceError",
     "FrameNotFound",
     "GpuloadError",
     "LeRobotDataset",
@@ -31,4 +36,5 @@ __all__ = [
     "Transform",
     "Video",
     "VideoError",
+    "WorkerDied",
 ]

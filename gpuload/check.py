@@ -238,7 +238,7 @@ def read_counters(folder: Folder, path: Path, found: list[Finding], *, tasks: fr
     if tasks is not None and "task_index" in columns:
         unknown = sorted({int(number) for number in np.unique(columns["task_index"].to_numpy())} - tasks)
         if unknown:
-            found.append(folder.error(path, f"task_index {ranges(unknown)} is not in meta/tasks.parquet"))
+            found.append(folder.error(path, f"task_index {ranges(unknown)} is not in the table of tasks in meta"))
     return pa.table(columns)
 
 

@@ -57,6 +57,8 @@ def place_v2(folder: Folder, template: str, episode: int, *, key: str | None) ->
     if not isinstance(text, str):
         raise TypeError(f"{template} is {text!r}, not a path template")
     chunks_size = folder.info.get("chunks_size", 1000)
+    if not isinstance(chunks_size, int) or chunks_size < 1:
+        raise TypeError(f"chunks_size is {chunks_size!r}, not a positive whole number")
     return path_v2(folder.root, text, episode, chunks_size=chunks_size, key=key)
 
 

@@ -3,15 +3,19 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import av
 import numpy as np
 
-from gpuload.errors import GpuloadError
+from gpuload.errors import DatasetError, GpuloadError
 from gpuload.findings import NAMES, Clip, Episode, Finding, Folder, Times, first_line, ranges
 from gpuload.index.load import load_index
 from gpuload.index.video import VideoIndex
+from gpuload.pipeline.direct import DirectReader, shown_size
+from gpuload.sources.lerobot_frames import nearest_frames, row_times
+from gpuload.sources.lerobot_meta import read_feature
 
 
 def check_videos(
@@ -59,14 +63,14 @@ def check_videos(
 
 def check_stream(folder: Folder, path: Path, camera: str, index: VideoIndex) -> Iterator[Finding]:
     """Size, codec and frame rate of a file against ``info.json``."""
-    feature = folder.features[camera]
-    shape, names, details = feature.get("shape"), feature.get("names"), feature.get("info")
-    order = names if isinstance(names, list) and len(names) == 3 else ["height", "width", "channels"]
-    real = (index.height, index.width) if index.rotation % 180 else (index.width, index.height)
-    sides = dict(zip(map(str, order), shape, strict=True)) if isinstance(shape, list) and len(shape) == 3 else {}
-    stated = sides.get("width"), sides.get("height")
-    if stated != real:
-        text = f"is {real[0]}x{real[1]}, info.json says {stated[0]}x{stated[1]} for {camera}"
+    feature, details = folder.features[camera], folder.features[camera].get("info")
+    try:
+        stated = read_feature(folder.root / "meta" / "info.json", camera, feature).height_width
+    except DatasetError:
+        stated = None  # reported with info.json
+    height, width = shown_size(index)
+    if stated not in (None, (height, width)):
+        text = f"is {width}x{height}, info.json says {stated[1]}x{stated[0]} for {camera}"
         yield folder.error(path, text, f"correct the shape of {camera} in meta/info.json")
     codec = str(details.get("video.codec", index.codec) if isinstance(details, dict) else index.codec).lower()
     if NAMES.get(codec, codec) != index.codec:
@@ -85,12 +89,14 @@ def check_clip(
     folder: Folder, clip: Clip, episode: int, index: VideoIndex, stamps: Times, *, tolerance_s: float
 ) -> Iterator[Finding]:
     """Every timestamp of an episode has a frame within the tolerance."""
-    asked, have = stamps[np.isfinite(stamps)] + clip.from_s, index.pts_s
-    if not len(asked) or not len(have):
+    rows = np.flatnonzero(np.isfinite(stamps))
+    have = index.pts_s
+    if not len(rows) or not len(have):
         return
-    right = np.clip(np.searchsorted(have, asked), 0, len(have) - 1)
-    near = np.minimum(np.abs(have[right] - asked), np.abs(have[np.maximum(right - 1, 0)] - asked))
-    lost = np.flatnonzero(~(near <= tolerance_s))  # NaN is no match either
+    # As LeRobot stores them, the times are in 32 bits and count frames; what else they may be is told by the source.
+    times = row_times(stamps[rows].astype(np.float32), rows, fps=folder.fps)
+    asked = times.seconds + clip.from_s
+    lost = np.flatnonzero(nearest_frames(asked, have, tolerance_s + times.slack_s) < 0)
     if len(lost):
         text = f"episode {episode}: {len(lost)} of {len(asked)} timestamps have no frame within {tolerance_s} s, the "
         text += f"first is {asked[lost[0]]:.4f} s; frames go from {have[0]:.4f} s to {have[-1]:.4f} s"
@@ -108,21 +114,16 @@ def check_span(folder: Folder, clip: Clip, episode: int, length: int) -> Iterato
 
 
 def check_pictures(folder: Folder, path: Path, index: VideoIndex) -> Iterator[Finding]:
-    """Decodes the whole file."""
-    count = damaged = 0
-    keyframes = set(index.pts[index.keyframes].tolist())
+    """Decodes the whole file as training does: what is refused there is refused here."""
+    lost, windows, first = 0, 0, ""
     try:
-        with av.open(str(path)) as container:
-            for frame in container.decode(video=0):
-                count += 1
-                damaged += frame.is_corrupt
-                if frame.key_frame:
-                    keyframes.discard(frame.pts)
-    except (av.FFmpegError, OSError, ValueError) as cause:
-        yield folder.error(path, f"decoding stops after {count} pictures: {cause}")
+        with closing(DirectReader()) as reader:
+            for frames, cause in reader.damage(index):
+                # its advice is to run this check
+                lost, windows, first = lost + frames, windows + 1, first or first_line(cause).partition("; run ")[0]
+    except (GpuloadError, OSError) as cause:
+        yield folder.error(path, first_line(cause), "fetch the file again")
         return
-    if damaged or count < index.num_frames:
-        yield folder.error(path, f"{count} of {index.num_frames} pictures can be decoded, {damaged} of them damaged")
-    elif keyframes:
-        text = f"{len(keyframes)} of {len(index.keyframes)} packets that it calls keyframes are none"
-        yield folder.error(path, text, "encode it again: a decode that begins there fails")
+    if windows:
+        text = f"{lost} of {index.num_frames} pictures cannot be decoded, in {windows} keyframe windows; the first: "
+        yield folder.error(path, text + first.removeprefix(f"{path.absolute()}: "), "fetch or encode the file again")

@@ -4,6 +4,7 @@ import operator
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,99 +13,23 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from gpuload.errors import ConfigError, DatasetError, FrameNotFound
+from gpuload.errors import ConfigError, DatasetError
+from gpuload.metadata import LeRobotMeta
 from gpuload.pipeline.direct import DirectReader
 from gpuload.sources.base import SampleSource, VideoField
 from gpuload.sources.lerobot import LeRobotSource
-from gpuload.sources.lerobot_files import Stats
-from gpuload.sources.lerobot_meta import Meta
 
 Sample = dict[str, torch.Tensor | str]
 ImageTransform = Callable[[torch.Tensor], torch.Tensor]
-
-
-class LeRobotMeta:
-    """What a LeRobot train script reads of a dataset's metadata. Counts are of the chosen episodes' rows."""
-
-    def __init__(self, meta: Meta, repo_id: str) -> None:
-        self._meta = meta
-        self.repo_id = repo_id
-        self.root: Path = meta.root
-
-    @property
-    def info(self) -> Mapping[str, object]:
-        """``info.json`` as it is."""
-        return self._meta.info.raw
-
-    @property
-    def features(self) -> dict[str, dict[str, Any]]:
-        """``dtype``, ``shape`` (tuple) and ``names`` of each key; cameras that were left out are not in it."""
-        raw = self._meta.info.raw["features"]
-        kept = self._meta.info.features
-        return {k: {**raw[k], "shape": f.shape} for k, f in kept.items()} if isinstance(raw, dict) else {}
-
-    @property
-    def fps(self) -> int | float:
-        fps = self._meta.info.fps
-        return int(fps) if fps.is_integer() else fps
-
-    @property
-    def robot_type(self) -> str | None:
-        return self._meta.info.robot_type
-
-    @property
-    def stats(self) -> Stats:
-        """numpy arrays by feature and statistic."""
-        return self._meta.stats
-
-    @property
-    def tasks(self) -> Mapping[int, str]:
-        return self._meta.tasks
-
-    @property
-    def subtasks(self) -> Mapping[int, str]:
-        return self._meta.subtasks
-
-    @property
-    def video_keys(self) -> list[str]:
-        return [key for key, f in self._meta.info.features.items() if f.is_video]
-
-    @property
-    def image_keys(self) -> list[str]:
-        return [key for key, f in self._meta.info.features.items() if f.is_image]
-
-    @property
-    def camera_keys(self) -> list[str]:
-        return [key for key, f in self._meta.info.features.items() if f.is_video or f.is_image]
-
-    @property
-    def depth_keys(self) -> list[str]:
-        return [key for key in self.camera_keys if self._meta.info.features[key].is_depth]
-
-    @property
-    def episodes(self) -> dict[str, list[int] | list[list[str]]]:
-        """Columns, as LeRobot's: ``meta.episodes["dataset_from_index"]``. Indices count the samples of this dataset."""
-        episodes = self._meta.episodes
-        stop = np.cumsum(episodes.length)
-        return {
-            "episode_index": episodes.index.tolist(),
-            "length": episodes.length.tolist(),
-            "dataset_from_index": (stop - episodes.length).tolist(),
-            "dataset_to_index": stop.tolist(),
-            "tasks": [list(tasks) for tasks in episodes.tasks],
-        }
-
-    @property
-    def total_frames(self) -> int:
-        return int(self._meta.episodes.length.sum())
-
-    @property
-    def total_episodes(self) -> int:
-        return len(self._meta.episodes.index)
-
-    @property
-    def total_tasks(self) -> int:
-        return len(self._meta.tasks)
+OF_RECORDING = frozenset({"vcodec", "streaming_encoding", "encoder_queue_maxsize", "encoder_threads"})
+"""Arguments of LeRobot's class that say how to write."""
+OF_LEROBOT = {
+    "local_episode_loading": "episodes= chooses what is loaded",
+    "depth_output_unit": "depth videos are in the unit that info.json says",
+    "token": "nothing is downloaded; use huggingface-cli",
+    "repo_type": "pass the dataset's folder as root",
+}
+"""Its arguments that change what is read, and what to do instead."""
 
 
 class _Opened:
@@ -144,22 +69,38 @@ class LeRobotDataset(Dataset[Sample]):
         *,
         return_uint8: bool = False,
         video_keys: Sequence[str] | None = None,
+        **of_lerobot: object,
     ) -> None:
-        """``video_keys``: the cameras to load; None is all of them, ``[]`` none.
+        """LeRobot's arguments, and two of our own.
 
-        ``download_videos`` has no effect, since nothing is ever downloaded; ``video_backend`` ``"pyav"`` and
-        ``"torchcodec"`` mean the same pixels.
+        Args:
+            repo_id: a folder, or a name in LeRobot's cache folder. root: the folder, whatever the name.
+            episodes: numbers of the episodes to load; None is all.
+            image_transforms: called with each colour camera's float32 ``[(T,) 3, H, W]`` in [0, 1] (uint8 with
+                ``return_uint8``) of each sample.
+            delta_timestamps: seconds relative to the sample's own, by key: windows ``[T, …]`` and ``<key>_is_pad``.
+            tolerance_s: how far a frame's time may be from its row's.
+            return_uint8: pictures of videos as uint8 (0..255) instead of float32 in [0, 1]; image features and depth
+                stay float32.
+            video_keys: the cameras to load; None is all of them, ``[]`` none.
+            revision: that of the dataset in ``root``, if it is given.
+            download_videos: no effect, since nothing is ever downloaded.
+            video_backend: ``"pyav"``, ``"torchcodec"`` and ``"video_reader"`` mean the same pixels here.
+            of_lerobot: LeRobot's other arguments: those of recording have no effect, the others are refused.
         """
-        _refuse(revision is not None, "revision", revision, "pass the folder of that revision as root")
+        _refuse(revision is not None and root is None, "revision", revision, "pass the folder of that revision as root")
         _refuse(force_cache_sync, "force_cache_sync", force_cache_sync, "download the dataset with huggingface-cli")
         _refuse(
-            video_backend not in (None, "pyav", "torchcodec"), "video_backend", video_backend,
+            video_backend not in (None, "pyav", "torchcodec", "video_reader"), "video_backend", video_backend,
             "the Loader's backend= chooses a decoder",
         )  # fmt: skip
-        _refuse(batch_encoding_size != 1, "batch_encoding_size", batch_encoding_size, "gpuload does not record")
+        for name, value in of_lerobot.items():
+            if name not in OF_RECORDING and name not in OF_LEROBOT:
+                raise TypeError(f"LeRobotDataset has no argument {name!r}")
+            _refuse(name in OF_LEROBOT and value is not None, name, value, OF_LEROBOT.get(name, ""))
         self.repo_id = str(repo_id)
         self.root = find_root(repo_id, root)
-        self.episodes = None if episodes is None else [int(e) for e in episodes]
+        self.episodes = None if episodes is None else [whole_number("episodes", e) for e in episodes]
         self.image_transforms = image_transforms
         self.delta_timestamps = None if delta_timestamps is None else {k: list(v) for k, v in delta_timestamps.items()}
         self.tolerance_s = tolerance_s
@@ -184,7 +125,19 @@ class LeRobotDataset(Dataset[Sample]):
 
     @property
     def num_episodes(self) -> int:
-        return self.meta.total_episodes
+        """That were chosen."""
+        return len(self._open().source.meta.episodes.index)
+
+    @property
+    def absolute_to_relative_idx(self) -> dict[int, int] | None:
+        """Row of the whole dataset -> sample of this one; None if all episodes are loaded."""
+        if self.episodes is None:
+            return None
+        meta = self._open().source.meta
+        stop = np.cumsum(meta.every.length)
+        places = np.searchsorted(meta.every.index, meta.episodes.index)
+        spans = [range(int(stop[p] - meta.every.length[p]), int(stop[p])) for p in places.tolist()]
+        return {row: sample for sample, row in enumerate(chain.from_iterable(spans))}
 
     @property
     def fps(self) -> int | float:
@@ -219,8 +172,9 @@ class LeRobotDataset(Dataset[Sample]):
         items: list[Sample] = [{key: values[i] for key, values in batch.items()} for i in range(len(samples))]
         if self.image_transforms is not None:
             meta = self.meta
-            for key in set(meta.camera_keys) - set(meta.depth_keys):
-                for item in items:
+            colour = [key for key in meta.camera_keys if key not in meta.depth_keys]
+            for item in items:  # in this order, so that a seed of torch's means the same pictures every time
+                for key in colour:
                     picture = item[key]
                     if isinstance(picture, torch.Tensor):
                         item[key] = self.image_transforms(picture)
@@ -280,6 +234,21 @@ def _download(repo_id: str | Path, folder: Path) -> str:
     return f"huggingface-cli download {repo_id} --repo-type dataset --local-dir {folder}"
 
 
+def whole_number(name: str, value: object) -> int:
+    """An index: whatever Python takes for one, but bool.
+
+    Raises:
+        ConfigError: it is none, or beyond 64 bits.
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or abs(number) > np.iinfo(np.int64).max:
+        raise ConfigError(f"{name} must be whole numbers, got {value!r}")
+    return number
+
+
 def _refuse(wrong: bool, name: str, value: object, instead: str) -> None:
     if wrong:
         raise ConfigError(f"{name}={value!r} cannot be honoured; {instead}")
@@ -291,7 +260,7 @@ def _read_videos(opened: _Opened, samples: npt.NDArray[np.int64]) -> dict[str, t
     refs = source.frames(samples)
     if (refs.frame < 0).any():
         sample, slot = np.argwhere(refs.frame < 0)[0].tolist()
-        raise FrameNotFound(source.why_missing(int(samples[sample]), slot))
+        raise source.error_of(int(samples[sample]), slot)
     batch: dict[str, torch.Tensor] = {}
     first = 0
     for field in source.video_fields:

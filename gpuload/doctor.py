@@ -82,9 +82,9 @@ def diagnose() -> Diagnosis:
         devices=find_devices(),
         converter=describe_converter(),
         backends=(
-            judge("pyav", module="av", extra="", needs_cuda=False),
-            judge("torchcodec", module="torchcodec", extra="torchcodec", needs_cuda=False),
-            judge("dali", module="nvidia.dali", extra="dali", needs_cuda=True),
+            judge("pyav", module="av", extra="", decodes="on the CPU"),
+            judge("torchcodec", module="torchcodec", extra="torchcodec", decodes="on the CPU"),
+            judge("dali", module="nvidia.dali", extra="dali", decodes="VP8, VP9 and MJPEG on the CPU"),
         ),
     )
 
@@ -108,7 +108,7 @@ def find_devices() -> tuple[tuple[str, str], ...]:
     found = [("cpu", "decodes everything today")]
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
-            text = f"{torch.cuda.get_device_name(i)}; gpuload {version_of('gpuload')} does not use it yet"
+            text = f"{torch.cuda.get_device_name(i)}; `gpuload info PATH` says which videos it decodes"
             found += [(f"cuda:{i}", text), *describe_nvdec(f"cuda:{i}", probe_caps(i))]
         return tuple(found)
     built = torch.version.cuda
@@ -142,20 +142,16 @@ def describe_alike(alike: list[NvdecCaps]) -> str:
     return f"{name_of(first.codec)} {', '.join(samples)}; {sizes}, {first.max_macroblocks} macroblocks; {engines}"
 
 
-def judge(name: str, *, module: str, extra: str, needs_cuda: bool) -> Backend:
-    """Whether gpuload can decode with library ``module``, and why."""
+def judge(name: str, *, module: str, extra: str, decodes: str) -> Backend:
+    """Whether gpuload can decode with library ``module``, and why; ``decodes``: what without a GPU."""
     if not installed(module):
         remedy = f"install it with: pip install 'gpuload[{extra}]'" if extra else "reinstall gpuload"
         return Backend(name, False, f"{module} is not installed; {remedy}", ())
     probe = probe_import(module)
     if probe.error:
         return Backend(name, False, f"{module} cannot be loaded: {probe.error}", probe.libavcodec)
-    if importlib.util.find_spec(f"gpuload.decode.{name}") is None:
-        reason = f"{module} imports, but gpuload {version_of('gpuload')} has no backend for it yet"
-        return Backend(name, False, reason, probe.libavcodec)
-    if needs_cuda and not torch.cuda.is_available():
-        return Backend(name, False, f"{module} imports, but needs a CUDA device", probe.libavcodec)
-    return Backend(name, True, f"{module} imports and decodes on the CPU", probe.libavcodec)
+    where = f"{decodes}, and on NVDEC" if name != "pyav" and torch.cuda.is_available() else decodes
+    return Backend(name, True, f"{module} imports and decodes {where}", probe.libavcodec)
 
 
 def installed(module: str) -> bool:
@@ -169,7 +165,7 @@ def probe_import(module: str) -> Probe:
     """Import ``module`` in a fresh interpreter with the same environment, at most ``TIMEOUT_S``."""
     try:
         run = subprocess.run(
-            [sys.executable, "-c", PROBE, module], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            [sys.executable, "-P", "-c", PROBE, module], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
         return Probe(f"still not done after {TIMEOUT_S:.0f} s", ())

@@ -1,4 +1,5 @@
-"""Every exception that gpuload raises, in one tree: ``except GpuloadError`` catches them all."""
+"""Every exception of gpuload's own, in one tree: ``except GpuloadError`` catches them all. An index beyond the end is
+Python's IndexError, as of any sequence."""
 
 
 class GpuloadError(Exception):

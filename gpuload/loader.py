@@ -1,32 +1,26 @@
 """The loader: wires order, plan, workers and batch memory; decides nothing else."""
 
 import importlib.util
-import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from gpuload.cores import usable_cores
 from gpuload.device.stream import receive
-from gpuload.errors import ConfigError, LoaderClosed, StateMismatch
+from gpuload.errors import ConfigError, LoaderClosed
 from gpuload.pipeline.assemble import Batch
 from gpuload.pipeline.prefetch import Prefetcher
 from gpuload.pipeline.route import Router
 from gpuload.pipeline.shaping import Shaping
-from gpuload.plan.order import EpochOrder, epoch_order, num_steps, rank_batch
-from gpuload.plan.shuffle import Runs, plan_runs
+from gpuload.schedule import Iteration, Schedule
 from gpuload.sources.base import SampleSource
 from gpuload.stats import LoaderStats
 from gpuload.transform import Transform
 
-STATE_VERSION = 1
-BLOCK_ORDER = 2
-"""Counts what changed the order that a seed means in block shuffle: 2, shorter runs."""
 DEFAULT_LOOKAHEAD = 1 << 16
 """Samples planned together: some 0.4 µs each and slot to plan; long enough for runs to live and die inside."""
 DEFAULT_DEVICE_CACHE = 4 << 30
@@ -44,8 +38,8 @@ class Loader:
     """Training batches in a known order, each keyframe window decoded at most once per lookahead.
 
     Iterating gives one epoch of dicts: tensors on ``device``, text as ``list[str]``, every tensor the caller's for as
-    long as it lives. Without ``set_epoch`` every iteration repeats the same epoch. An exception of one batch leaves the
-    loader usable: the next ``next()`` gives the batch after it.
+    long as it lives. Without ``set_epoch`` every iteration repeats the same epoch, from its beginning. An exception of
+    one batch leaves the loader usable: the next ``next()`` gives the batch after it.
 
     Args:
         shuffle: ``False``; ``"global"`` or ``True``, a uniform permutation; ``"block"``, samples drawn from many
@@ -54,7 +48,8 @@ class Loader:
             parts depend on (seed, epoch, sample, camera) only.
         rank, world_size: this rank's share; every rank gets equally many batches. The last one is padded with repeated
             samples (fewer than ``world_size``), or left out with ``drop_last``.
-        sampler: yields sample numbers instead of ``shuffle``; iterated once per epoch.
+        sampler: yields sample numbers, of all ranks, instead of ``shuffle``; iterated once an iteration. Its own
+            ``set_epoch`` is called by the loader's. To resume, it must give the same order again.
         lookahead: samples planned together.
         num_threads: decode workers, each a process of its own; default: the cores this process may use.
         frame_cache_bytes: decoded pictures that wait for a later batch.
@@ -66,7 +61,10 @@ class Loader:
         blob_cache_bytes: encoded bytes read and not yet decoded.
         shuffle_buffer_bytes: nominal size of what block shuffle draws from; part of the order, like the seed.
 
-    Not thread-safe: iterate and call from one thread.
+    Not thread-safe: iterate and call from one thread, of the process that made it.
+
+    Raises:
+        ConfigError: an argument cannot be used; says which and what to do.
     """
 
     def __init__(
@@ -100,15 +98,21 @@ class Loader:
         self.rank, self.world_size = rank or 0, 1 if world_size is None else world_size
         if not 0 <= self.rank < self.world_size:
             raise ConfigError(f"rank must be in [0, world_size), got rank={rank}, world_size={world_size}")
-        self.batch_size = _at_least_one("batch_size", batch_size)
-        self.num_threads = _at_least_one("num_threads", num_threads or usable_cores())
-        self.drop_last, self._sampler = drop_last, sampler
-        self._source = dataset.source
-        self._kind = "sampler" if sampler is not None else ORDERS[shuffle]
-        self._seed, self._epoch, self._position = int(seed), 0, 0
-        self._buffer_bytes = _at_least_one("shuffle_buffer_bytes", shuffle_buffer_bytes)
-        self._order: tuple[int, EpochOrder] | None = None
-        self._runs: Runs | None = None
+        self.batch_size = _at_least(1, "batch_size", batch_size)
+        self.num_threads = _at_least(1, "num_threads", usable_cores() if num_threads is None else num_threads)
+        self.drop_last = drop_last
+        self._source = _source_of(dataset)
+        self._schedule = Schedule(
+            self._source,
+            "sampler" if sampler is not None else ORDERS[shuffle],
+            seed=int(seed),
+            sampler=sampler,
+            batch_size=batch_size,
+            rank=self.rank,
+            world_size=self.world_size,
+            drop_last=drop_last,
+            buffer_bytes=_at_least(1, "shuffle_buffer_bytes", shuffle_buffer_bytes),
+        )
         self._delivered = [0, 0, 0]
         self._mixing = [0.0, 0.0]
         self._episode_starts = self._source.episode_starts()
@@ -116,7 +120,7 @@ class Loader:
         self._image_transforms = getattr(dataset, "image_transforms", None)
         if transform is not None and self._image_transforms is not None:
             raise ConfigError("transform and the dataset's image_transforms exclude each other: keep one of them")
-        self._shaping = Shaping(self._source, transform, seed=self._seed)
+        self._shaping = Shaping(self._source, transform, seed=int(seed))
         self._router = Router(self._source, device=self.device, backend=backend)
         self._prefetcher = Prefetcher(
             self._source,
@@ -124,81 +128,57 @@ class Loader:
             self._router,
             batch_size=batch_size,
             num_workers=self.num_threads,
-            lookahead=_at_least_one("lookahead", lookahead or DEFAULT_LOOKAHEAD),
-            frame_cache_bytes=frame_cache_bytes,
-            device_cache_bytes=_at_least_one(
-                "device_cache_bytes", DEFAULT_DEVICE_CACHE if device_cache_bytes is None else device_cache_bytes
+            lookahead=_at_least(1, "lookahead", DEFAULT_LOOKAHEAD if lookahead is None else lookahead),
+            frame_cache_bytes=_at_least(0, "frame_cache_bytes", frame_cache_bytes),
+            device_cache_bytes=_at_least(
+                1, "device_cache_bytes", DEFAULT_DEVICE_CACHE if device_cache_bytes is None else device_cache_bytes
             ),
-            blob_cache_bytes=_at_least_one("blob_cache_bytes", blob_cache_bytes),
+            blob_cache_bytes=_at_least(1, "blob_cache_bytes", blob_cache_bytes),
             device=finishing_device(self.device),
         )
-        self._running: object = None
+        self._running: Iteration | None = None
+        """That may take batches."""
         self._closed = False
         self._finalizer = weakref.finalize(self, self._prefetcher.close)
 
     def __len__(self) -> int:
-        """Batches of a whole epoch on this rank."""
-        return self._steps(len(self._source) if self._sampler is None else len(self._epoch_order().samples))
+        """Batches of a whole epoch on this rank.
+
+        Raises:
+            TypeError: the sampler has no length.
+        """
+        return len(self._schedule)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Begins the epoch, or goes on where ``load_state_dict`` said. A second iterator ends the first."""
+        """Begins the epoch, or goes on where ``load_state_dict`` said. A second iterator ends the first.
+
+        Raises:
+            StateMismatch: the sampler gives another order than when the state was taken.
+        """
         if self._closed:
             raise LoaderClosed("the loader is closed; make a new one")
-        order, start, running = self._epoch_order(), self._position, object()
-        window = self.batch_size * self.world_size
-        self._running = running
-
-        def samples_of(step: int) -> npt.NDArray[np.int64]:
-            return rank_batch(
-                order,
-                start + step * window,
-                batch_size=self_batch,
-                rank=rank,
-                world_size=world_size,
-            )
-
-        self_batch, rank, world_size = self.batch_size, self.rank, self.world_size
-        self._prefetcher.start(samples_of, self._steps(len(order.samples) - start), epoch=self._epoch)
-        return _EpochIterator(self, running)
+        iteration = self._running = self._schedule.begin()
+        self._prefetcher.start(iteration.samples_of, iteration.steps, epoch=iteration.epoch)
+        return _EpochIterator(self, iteration)
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch the next iteration plays, from its beginning."""
-        self._epoch, self._position = int(epoch), 0
+        """Which epoch the next iteration plays: from its beginning, or, in the epoch of a state that was loaded, from
+        where that says."""
+        self._schedule.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader is, after the last batch that was delivered: small, JSON-able, the same on every rank."""
-        return {
-            "version": STATE_VERSION,
-            "fingerprint": self._source.fingerprint,
-            "order": self._order_settings(),
-            "epoch": self._epoch,
-            "position": self._position,
-        }
+        return self._schedule.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on with the very next sample at the next iteration, on as many ranks as there are now.
 
+        A state that was taken after the last batch leaves nothing of its epoch: the next iteration is empty.
+
         Raises:
             StateMismatch: it belongs to another dataset or order; names the difference.
         """
-        mine = self.state_dict()
-        for name in ("version", "fingerprint", "order"):
-            theirs = state.get(name)
-            if theirs != mine[name]:
-                if isinstance(theirs, Mapping):
-                    changed = sorted(k for k in {*theirs, *mine[name]} if theirs.get(k) != mine[name].get(k))
-                    detail = ", ".join(f"{k}: {theirs.get(k)!r} there, {mine[name].get(k)!r} here" for k in changed)
-                else:
-                    detail = f"{theirs!r} there, {mine[name]!r} here"
-                what = {
-                    "fingerprint": "another dataset (or other episodes or delta_timestamps)",
-                    "order": "another order",
-                }
-                raise StateMismatch(f"the state is of {what.get(name, 'another ' + name)}: {detail}")
-        position = int(state["position"])
-        if not 0 <= position <= len(self._source) and self._sampler is None:
-            raise StateMismatch(f"the state's position {position} is outside the epoch of {len(self._source)} samples")
-        self._epoch, self._position = int(state["epoch"]), position
+        self._schedule.load_state_dict(state)
 
     @property
     def stats(self) -> LoaderStats:
@@ -235,38 +215,6 @@ class Loader:
     ) -> None:
         self.close()
 
-    def _steps(self, remaining: int) -> int:
-        return num_steps(remaining, batch_size=self.batch_size, world_size=self.world_size, drop_last=self.drop_last)
-
-    def _order_settings(self) -> dict[str, Any]:
-        settings: dict[str, Any] = {"shuffle": self._kind, "seed": self._seed, "num_samples": len(self._source)}
-        if self._kind == "block":
-            settings |= {"shuffle_buffer_bytes": self._buffer_bytes, "block_order": BLOCK_ORDER}
-        return settings
-
-    def _epoch_order(self) -> EpochOrder:
-        if self._sampler is not None:
-            samples = np.fromiter(self._sampler, np.int64)
-            if len(samples) and not (samples.min() >= 0 and samples.max() < len(self._source)):
-                raise ConfigError(
-                    f"the sampler gave {samples.min()} to {samples.max()}, samples are 0 to {len(self._source) - 1}"
-                )
-            return EpochOrder(samples, None)
-        if self._order is None or self._order[0] != self._epoch:
-            if self._kind == "block" and self._runs is None:
-                fields = self._source.video_fields
-                self._runs = plan_runs(
-                    self._source.episode_starts(),
-                    self._source.gop_starts(),
-                    len(self._source),
-                    reach=self._source.reach,
-                    sample_pixels=sum(f.height * f.width for f in fields),
-                    buffer_bytes=self._buffer_bytes,
-                )
-            order = epoch_order(self._kind, len(self._source), seed=self._seed, epoch=self._epoch, runs=self._runs)
-            self._order = self._epoch, order
-        return self._order[1]
-
     def _deliver(self, batch: Batch) -> dict[str, Any]:
         count = len(batch.samples)
         result: dict[str, Any] = {}
@@ -300,32 +248,27 @@ class Loader:
             self._uniform[count] = float((1 - (1 - lengths / total) ** count).sum())
         return self._uniform[count]
 
-    def _advance(self) -> None:
-        total = len(self._epoch_order().samples) if self._sampler is None else self._position + self.batch_size
-        self._position = min(self._position + self.batch_size * self.world_size, total)
-
 
 class _EpochIterator(Iterator[dict[str, Any]]):
-    def __init__(self, loader: Loader, running: object) -> None:
-        self._loader, self._running = loader, running
-        self._thread = threading.get_ident()
+    def __init__(self, loader: Loader, iteration: Iteration) -> None:
+        self._loader, self._iteration = loader, iteration
 
     def __next__(self) -> dict[str, Any]:
         loader = self._loader
         if loader._closed:
             raise LoaderClosed("the loader is closed; make a new one")
-        if loader._running is not self._running:
+        if loader._running is not self._iteration:
             raise LoaderClosed("another iteration of this loader has begun; a loader plays one epoch at a time")
         work = loader._prefetcher
         taken = work.batches_taken
         try:
             batch = work.next()
         except StopIteration:
-            loader._position = 0
+            loader._schedule.finish(self._iteration)
             raise
         finally:  # a damaged batch counts as taken; one that Ctrl-C kept from coming does not
             if work.batches_taken > taken:
-                loader._advance()
+                loader._schedule.advance(self._iteration)
         return loader._deliver(batch)
 
 
@@ -366,7 +309,15 @@ def _device(device: str | torch.device) -> torch.device:
     return torch.device("cuda", index)
 
 
-def _at_least_one(name: str, value: int) -> int:
-    if value < 1:
-        raise ConfigError(f"{name} must be at least 1, got {value}")
+def _source_of(dataset: object) -> SampleSource:
+    source = getattr(dataset, "source", None)
+    if source is None:
+        what = f"{type(dataset).__module__}.{type(dataset).__qualname__}"
+        raise ConfigError(f"a Loader takes a gpuload.LeRobotDataset, got {what}; open the same folder with that")
+    return source  # type: ignore[no-any-return]  # whoever has one has a SampleSource
+
+
+def _at_least(least: int, name: str, value: int) -> int:
+    if value < least:
+        raise ConfigError(f"{name} must be at least {least}, got {value}")
     return value

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from gpuload.errors import FrameNotFound, GpuloadError
 from gpuload.index.load import load_index
 from gpuload.index.video import VideoIndex
 from gpuload.sources.base import FrameRefs, VideoField
@@ -72,8 +73,8 @@ class NumberedSource:
             self._videos[file] = load_index(self.paths[file], cache_dir=self.paths[file].parent / "index")
         return self._videos[file]
 
-    def why_missing(self, sample: int, slot: int) -> str:
-        return f"sample {sample}: no frame for slot {slot}"
+    def error_of(self, sample: int, slot: int) -> GpuloadError:
+        return FrameNotFound(f"sample {sample}: no frame for slot {slot}")
 
     def episode_starts(self) -> npt.NDArray[np.int64]:
         return np.arange(self.episodes, dtype=np.int64) * self.frames_per_episode

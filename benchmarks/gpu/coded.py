@@ -9,11 +9,12 @@ import torch
 from gpuload_kernels.formats import layout_of
 
 from gpuload.decode.base import Run, Stream
+from gpuload.decode.runs import entries, stream_of
 from gpuload.device.planes import lines_of
 from gpuload.index.load import load_index
 from gpuload.index.video import VideoIndex
 from gpuload.picture import DevicePicture
-from gpuload.pipeline.direct import entries, read_packets, stream_of
+from gpuload.pipeline.direct import read_packets
 
 Picture = av.VideoFrame | DevicePicture
 

@@ -70,7 +70,12 @@ class PyavCudaDecoder:
                 session = av.CodecContext.create(DECODERS.get(stream.codec, stream.codec), "r")
             else:
                 number = self._device.partition(":")[2] or "0"
-                hardware = HWAccel("cuda", device=number, allow_software_fallback=False, is_hw_owned=True)
+                torch.zeros(1, device=self._device)  # makes torch's context this thread's, which FFmpeg is to take:
+                # one of its own would want other flags of it than torch has set, and fail (PyAV issue 2339)
+                hardware = HWAccel(
+                    "cuda", device=number, allow_software_fallback=False, is_hw_owned=True,
+                    options={"primary_ctx": "0", "current_ctx": "1"},
+                )  # fmt: skip
                 session = av.CodecContext.create(stream.codec, "r", hwaccel=hardware)
             assert isinstance(session, av.VideoCodecContext)
             session.extradata = key[1] or None

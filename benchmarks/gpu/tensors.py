@@ -14,6 +14,7 @@ from benchmarks.gpu.coded import planes_of, reference_frames
 from benchmarks.gpu.ours import make_loader, on_device
 from benchmarks.gpu.setting import Setting, first_line, say
 from gpuload import Crop, Transform
+from gpuload.errors import FrameNotFound, GpuloadError
 from gpuload.index.load import load_index
 from gpuload.index.video import VideoIndex
 from gpuload.sources.base import FrameRefs, VideoField
@@ -50,8 +51,8 @@ class ClipSource:
     def video(self, file: int) -> VideoIndex:
         return self._video
 
-    def why_missing(self, sample: int, slot: int) -> str:
-        return f"sample {sample}: no frame for slot {slot}"
+    def error_of(self, sample: int, slot: int) -> GpuloadError:
+        return FrameNotFound(f"sample {sample}: no frame for slot {slot}")
 
     def episode_starts(self) -> "np.typing.NDArray[np.int64]":
         return np.zeros(1, np.int64)

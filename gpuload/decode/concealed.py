@@ -1,5 +1,6 @@
 """What a decoder complains of where it does not stop: FFmpeg paints over damaged blocks and says so in its log only."""
 
+import os
 import re
 import threading
 from typing import Any
@@ -8,6 +9,12 @@ import av
 import av.logging
 
 _one_at_a_time = threading.Lock()
+# Nobody is in there while the process forks: the child would have a lock that no thread of it holds, and a loud log.
+os.register_at_fork(
+    before=_one_at_a_time.acquire,
+    after_in_parent=_one_at_a_time.release,
+    after_in_child=_one_at_a_time.release,
+)
 CONCEALED = "concealing "
 """Of blocks that were missing; FFmpeg takes it for information."""
 

@@ -77,7 +77,10 @@ class DaliDecoder:
             pieces = pieces_of(stream, run)
         except ValueError as error:
             raise ConfigError(f"{stream.path}: backend dali cannot take it: {error}") from error
-        entry_point(stream, run)
+        entry = entry_point(stream, run)
+        if stream.codec == "h264" and entry is not None and entry.kind != "clean":
+            # its index of H.264 takes IDR pictures only for keyframes (NVIDIA/DALI issue 3387)
+            raise failed(stream, run.first, "DALI cannot begin at an H.264 keyframe that is no IDR picture")
         for piece in pieces:
             numbers = [piece.shown[place] for place in piece.wanted]
             try:

@@ -86,7 +86,7 @@ def device_fault(device: str) -> DeviceError | None:
     return None
 
 
-def device_trouble(device: str, error: RuntimeError) -> DeviceError | None:
+def device_trouble(device: str, error: Exception) -> DeviceError | None:
     """The error to raise where a library failed because of the GPU; None: it was something else."""
     if device == "cpu" or not _DEVICE_TROUBLE.search(str(error)):
         return None

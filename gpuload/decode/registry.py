@@ -298,10 +298,7 @@ def _profile_of(codec: str, extradata: bytes) -> int:
 
 def _unusable(backend: str, device: str) -> str:
     """What the backend's own module says of this process; empty: it can be used."""
-    module = f"gpuload.decode.{backend}"
-    if importlib.util.find_spec(module) is None:
-        return f"gpuload has no {backend} backend yet"
     if backend == "pyav":
         return ""
-    unusable: Callable[..., str | None] = importlib.import_module(module).unusable
+    unusable: Callable[..., str | None] = importlib.import_module(f"gpuload.decode.{backend}").unusable
     return unusable(device, in_helper=device == "cpu") or ""

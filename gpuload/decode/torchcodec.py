@@ -152,7 +152,7 @@ class TorchcodecDecoder:
                 if self._on_gpu:
                     self._prepare_gpu(stream, run, piece)
                 yield from self._in_one_call(stream, piece) if self._one_call else self._by_packets(stream, piece)
-        except RuntimeError as error:  # what torchcodec raises, whatever happened
+        except (RuntimeError, ValueError) as error:  # what torchcodec raises; ValueError: no stream that it can read
             if trouble := device_trouble(self._device, error) or device_fault(self._device):
                 raise trouble from error
             raise failed(stream, number, f"torchcodec refused it ({first_line(error)})") from error

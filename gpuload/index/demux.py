@@ -45,7 +45,7 @@ class _Seen:
 
 
 def demux_index(path: str | Path) -> VideoIndex:
-    """The first video stream of a file, every packet read once.
+    """The video stream of a file, of several the one that FFmpeg finds best; every packet is read once.
 
     ``contiguous`` is True only if each packet's payload was compared with the file's bytes. Where packets have no
     presentation time, the video is decoded once, and times count pictures at the stream's average rate.
@@ -57,6 +57,7 @@ def demux_index(path: str | Path) -> VideoIndex:
     try:
         with av.open(path) as container:
             stream = _video_stream(container, path)
+            number = stream.index  # now: what is closed tells nothing
             extradata = bytes(stream.codec_context.extradata or b"")
             told = stream.codec_context
             color = Color(told.color_primaries, told.color_trc, told.colorspace, told.color_range)
@@ -91,6 +92,7 @@ def demux_index(path: str | Path) -> VideoIndex:
     frame_packet, frame_start = frame_tables(pts, flags, path)
     return VideoIndex(
         path=path,
+        stream=number,
         codec=codec,
         width=width,
         height=height,
@@ -113,9 +115,9 @@ def demux_index(path: str | Path) -> VideoIndex:
 
 
 def _video_stream(container: InputContainer, path: str) -> VideoStream:
-    if not container.streams.video:
+    stream = container.streams.best("video")
+    if not isinstance(stream, VideoStream):
         raise VideoError(f"{path}: no video stream in it; give a file that has one")
-    stream = container.streams.video[0]
     if stream.codec_context is None:
         raise VideoError(f"{path}: FFmpeg has no decoder for its video; re-encode it")
     return stream
@@ -153,7 +155,7 @@ def _is_ascending(times: list[int | None]) -> bool:
 
 def _is_reordered(path: str, codec: str, extradata: bytes) -> bool:
     with av.open(path) as container:
-        packets = (bytes(packet) for packet in container.demux(container.streams.video[0]) if packet.size)
+        packets = (bytes(packet) for packet in container.demux(_video_stream(container, path)) if packet.size)
         return is_reordered(codec, extradata, islice(packets, LOOKED_AT))
 
 

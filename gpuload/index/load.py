@@ -18,7 +18,7 @@ from gpuload.index.mp4 import parse_mp4
 from gpuload.index.mp4_boxes import Untold
 from gpuload.index.video import Color, VideoIndex
 
-_MAGIC = b"gpuload index 4\n"
+_MAGIC = b"gpuload index 5\n"
 """Format version: count it up when a field's meaning changes, and older files are ignored."""
 _HEAD = struct.Struct("<QII")
 _ARRAYS = ("pos", "size", "pts", "dts", "flags", "entry", "frame_packet", "frame_start")
@@ -27,7 +27,8 @@ _ISO_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"
 
 
 def load_index(path: str | Path, *, cache_dir: Path | None = None) -> VideoIndex:
-    """The index of a file's first video stream; safe to call from any thread or process at once.
+    """The index of a file's video stream, of several the one that FFmpeg finds best; safe to call from any thread or
+    process at once.
 
     A cached index counts if the file still has the same size and times of change; it costs one ``stat`` and the video
     is not opened. A cache that is damaged is ignored, and one that cannot be written does no harm.
@@ -67,6 +68,7 @@ def _is_iso(path: str) -> bool:
 def _to_bytes(index: VideoIndex, identity: list[str | int]) -> bytes:
     head = {
         "identity": identity,
+        "stream": index.stream,
         "codec": index.codec,
         "width": index.width,
         "height": index.height,
@@ -102,6 +104,7 @@ def _from_bytes(data: bytes, identity: list[str | int]) -> VideoIndex | None:
         offset += arrays[name].nbytes
     return VideoIndex(
         path=str(identity[0]),
+        stream=head["stream"],
         codec=head["codec"],
         width=head["width"],
         height=head["height"],

@@ -28,7 +28,7 @@ from gpuload.index.mp4_boxes import (
     untold,
 )
 from gpuload.index.mp4_edits import Edit, Edited, apply_edits, time_offset
-from gpuload.index.mp4_entry import Entry, ask_ffmpeg, read_entries
+from gpuload.index.mp4_entry import Entry, ask_ffmpeg, ask_for_track, read_entries
 from gpuload.index.mp4_fragments import read_defaults, read_fragment
 from gpuload.index.nal import CODECS
 from gpuload.index.reorder import LOOKED_AT, is_reordered, read_ranges
@@ -39,6 +39,8 @@ _MAX_EDITS = 1000
 
 @dataclass(frozen=True, slots=True)
 class _Track:
+    stream: int
+    """Its place among all tracks."""
     number: int
     time_scale: int
     rotation: int
@@ -50,9 +52,10 @@ class _Track:
 
 
 def parse_mp4(path: str | Path) -> VideoIndex:
-    """The first video track of an MP4 or MOV file, fragmented or not. Of the media only a few keyframes are looked at.
+    """The video track of an MP4 or MOV file, fragmented or not. Of the media only a few keyframes are looked at.
 
-    Times, order and discarded packets are what FFmpeg reports, edit list included.
+    Times, order and discarded packets are what FFmpeg reports, edit list included; of several video tracks it is the
+    one that FFmpeg finds best.
 
     Raises:
         VideoError: there is no such file or track, it is encrypted, or its tables are damaged or point beyond its end.
@@ -114,6 +117,7 @@ def _build_index(moov: memoryview, fragments: list[Box], size_bytes: int, path: 
         codec, pixel_format = ask_ffmpeg(path)
     return VideoIndex(
         path=path,
+        stream=track.stream,
         codec=codec,
         width=entry.width,
         height=entry.height,
@@ -138,34 +142,51 @@ def _build_index(moov: memoryview, fragments: list[Box], size_bytes: int, path: 
 def _read_track(moov: memoryview, size_bytes: int, path: str) -> _Track:
     mvhd = required(moov, b"mvhd", path=path)
     movie_scale = unpack("I", mvhd, 20 if is_wide(mvhd) else 12, path)[0]
-    for box in children(moov, path):
-        if box.kind != b"trak":
-            continue
-        handler = child(box.body, b"mdia", b"hdlr", path=path)
-        if handler is None or bytes(handler[8:12]) != b"vide":
-            continue
-        mdhd = required(box.body, b"mdia", b"mdhd", path=path)
-        scale = unpack("I", mdhd, 20 if is_wide(mdhd) else 12, path)[0] or 1
-        tkhd = required(box.body, b"tkhd", path=path)
-        wide = is_wide(tkhd)
-        stbl = required(box.body, b"mdia", b"minf", b"stbl", path=path)
-        entries = read_entries(required(stbl, b"stsd", path=path), path)
-        packets, shift, has_ctts = _read_tables(stbl, size_bytes, len(entries), path)
-        return _Track(
-            number=unpack("I", tkhd, 20 if wide else 12, path)[0],
-            time_scale=scale,
-            rotation=_rotation(
-                unpack("9i", tkhd, 52 if wide else 40, path),
-                unpack("9i", mvhd, 48 if is_wide(mvhd) else 36, path),
-                path,
-            ),
-            entries=entries,
-            edits=_read_edits(child(box.body, b"edts", b"elst", path=path), scale, movie_scale, path),
-            packets=packets,
-            shift=shift,
-            has_ctts=has_ctts,
-        )
-    raise VideoError(f"{path}: no video track in it; give a file that has one")
+    stream, trak = _video_track(moov, path)
+    mdhd = required(trak, b"mdia", b"mdhd", path=path)
+    scale = unpack("I", mdhd, 20 if is_wide(mdhd) else 12, path)[0] or 1
+    tkhd = required(trak, b"tkhd", path=path)
+    stbl = required(trak, b"mdia", b"minf", b"stbl", path=path)
+    entries = read_entries(required(stbl, b"stsd", path=path), path)
+    packets, shift, has_ctts = _read_tables(stbl, size_bytes, len(entries), path)
+    return _Track(
+        stream=stream,
+        number=_track_number(trak, path),
+        time_scale=scale,
+        rotation=_rotation(
+            unpack("9i", tkhd, 52 if is_wide(tkhd) else 40, path),
+            unpack("9i", mvhd, 48 if is_wide(mvhd) else 36, path),
+            path,
+        ),
+        entries=entries,
+        edits=_read_edits(child(trak, b"edts", b"elst", path=path), scale, movie_scale, path),
+        packets=packets,
+        shift=shift,
+        has_ctts=has_ctts,
+    )
+
+
+def _video_track(moov: memoryview, path: str) -> tuple[int, memoryview]:
+    """Its place among all tracks, and its box."""
+    tracks = list(enumerate(box.body for box in children(moov, path) if box.kind == b"trak"))
+    handlers = [child(trak, b"mdia", b"hdlr", path=path) for _, trak in tracks]
+    videos = [
+        track
+        for track, handler in zip(tracks, handlers, strict=True)
+        if handler is not None and bytes(handler[8:12]) == b"vide"
+    ]
+    if not videos:
+        raise VideoError(f"{path}: no video track in it; give a file that has one")
+    if len(videos) == 1:
+        return videos[0]
+    best = ask_for_track(path)
+    return next((track for track in videos if _track_number(track[1], path) == best), videos[0])
+
+
+def _track_number(trak: memoryview, path: str) -> int:
+    tkhd = required(trak, b"tkhd", path=path)
+    number: int = unpack("I", tkhd, 20 if is_wide(tkhd) else 12, path)[0]
+    return number
 
 
 def _read_tables(stbl: memoryview, size_bytes: int, descriptions: int, path: str) -> tuple[Packets, int, bool]:

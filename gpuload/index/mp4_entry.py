@@ -4,6 +4,7 @@ import struct
 from dataclasses import dataclass
 
 import av
+from av.video.stream import VideoStream
 
 from gpuload.errors import VideoError
 from gpuload.index.mp4_boxes import Box, children, damaged, unpack
@@ -44,6 +45,22 @@ def read_entries(stsd: memoryview, path: str) -> tuple[Entry, ...]:
     return found
 
 
+def ask_for_track(path: str) -> int:
+    """Number of the video track that FFmpeg finds best: the default one, the one with most pictures or bits.
+
+    Raises:
+        VideoError: FFmpeg cannot tell.
+    """
+    try:
+        with av.open(path) as container:
+            stream = container.streams.best("video")
+            if stream is not None:
+                return stream.id
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(f"{path}: has several video tracks, and FFmpeg cannot open it: {error}") from error
+    raise VideoError(f"{path}: has several video tracks, and FFmpeg sees none; re-encode it")
+
+
 def ask_ffmpeg(path: str) -> tuple[str, str]:
     """``(codec, pixel_format)`` as FFmpeg finds them, by decoding the first picture if it must.
 
@@ -52,11 +69,11 @@ def ask_ffmpeg(path: str) -> tuple[str, str]:
     """
     try:
         with av.open(path) as container:
-            stream = container.streams.video[0]
-            context = stream.codec_context
+            stream = container.streams.best("video")
+            context = stream.codec_context if isinstance(stream, VideoStream) else None
             if context is not None and context.pix_fmt:  # None: FFmpeg has no decoder for it
                 return context.codec.canonical_name, context.pix_fmt
-    except (av.FFmpegError, IndexError, OSError) as error:
+    except (av.FFmpegError, OSError) as error:
         raise VideoError(f"{path}: FFmpeg cannot open it: {error}") from error
     raise VideoError(f"{path}: neither the file nor FFmpeg tells its codec and pixel format; re-encode it")
 

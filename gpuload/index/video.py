@@ -36,6 +36,8 @@ class VideoIndex:
     """
 
     path: str
+    stream: int
+    """FFmpeg's number of the stream in its file."""
     codec: str
     """FFmpeg's codec name: ``h264``, ``hevc``, ``av1``, ``vp9``, …"""
     width: int

@@ -1,11 +1,19 @@
-"""How much memory a kept picture takes, for the plan to stay within its budgets."""
+"""How much memory a kept picture takes, for the plan to stay within its budgets; a warning where they are too small."""
+
+import logging
 
 import av
+import numpy as np
 
 from gpuload.device.planes import plane_shapes, staged_format
 from gpuload.index.video import VideoIndex
+from gpuload.plan.grouping import DecodePlan
 from gpuload.transform import SlotForm, is_reduced
 
+logger = logging.getLogger(__name__)
+
+COSTLY = 2.0
+"""Frames decoded for each distinct one from which on the user is told why."""
 ALIGNMENT = {"av1": (128, 128)}
 """Columns and rows that pictures are allocated in, where not in FFmpeg's (64, 16); dav1d has its own allocator."""
 DEVICE_ALIGNMENT = 512
@@ -35,3 +43,16 @@ def device_bytes(video: VideoIndex, *, is_rgb: bool) -> int:
     return sum(
         -(-rows // 16) * 16 * -(-line_bytes // DEVICE_ALIGNMENT) * DEVICE_ALIGNMENT for rows, line_bytes in shapes
     )
+
+
+def warn_if_costly(plan: DecodePlan, frame_cache_bytes: int) -> None:
+    """Tells the user why much is decoded more than once, if the budget is why."""
+    distinct = len(np.unique(plan.group_file[plan.picture_group] << 32 | plan.picture_packet))
+    again = plan.frames_decoded / max(distinct, 1)
+    if again > COSTLY and plan.limited:
+        logger.warning(
+            "frame_cache_bytes=%d holds too little for this order: about %.1f frames are decoded for each distinct "
+            "one; raise it, or use shuffle='block' with a shuffle_buffer_bytes that is no larger",
+            frame_cache_bytes,
+            again,
+        )

@@ -1,18 +1,21 @@
 """Frames in the calling thread: for ``dataset[i]``, ``Video.frames`` and tests. No threads, no helper processes."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
+import av
 import numpy as np
 import numpy.typing as npt
 
-from gpuload.decode.base import Run, Stream
+from gpuload.decode.base import Run
 from gpuload.decode.pyav import PyavDecoder
+from gpuload.decode.runs import entries, leading_packets, stream_of
 from gpuload.device.swscale import SwscaleConverter
 from gpuload.errors import DecodeError
-from gpuload.index.video import DISCARD, VideoIndex
+from gpuload.index.video import VideoIndex
 from gpuload.store.local import read_range
 from gpuload.store.packets import byte_range, cut, demux_packets
-from gpuload.transform import slot_form
+from gpuload.transform import SlotForm, slot_form
 
 
 class DirectReader:
@@ -21,7 +24,6 @@ class DirectReader:
     def __init__(self) -> None:
         self._decoder = PyavDecoder()
         self._converter = SwscaleConverter()
-        self.frames_decoded = 0
 
     def read(
         self,
@@ -36,67 +38,70 @@ class DirectReader:
             DecodeError: a picture is damaged. VideoError: the file cannot be read.
         """
         packets = video.frame_packet[frames].astype(np.int64)
-        starts = video.frame_start[frames].astype(np.int64)
-        stream = stream_of(video)
-        channels, height, width = out.shape[1:]
-        form = slot_form(
-            None, key=video.path, channels=channels, height=height, width=width, dtype=str(out.dtype), depth=lut
-        )
-        for first, chosen in groups(starts):
+        form = _form_of(video, out, lut)
+        for first, chosen in groups(video.frame_start[frames]):
             numbers = packets[chosen]
-            last = int(numbers.max())
-            run = Run(
-                first,
-                read_packets(video, first, last),
-                entries(video, first, last),
-                frozenset(numbers.tolist()),
-                leading=leading_packets(video, first, last),
-            )
-            self.frames_decoded += last - first + 1
-            for number, picture in self._decoder.decode(stream, run):
+            for number, picture in self._pictures(video, first, numbers):
                 slots = chosen[numbers == number]
-                try:
-                    self._converter.convert(picture, out[slots[0]], video.rotation, form)
-                except DecodeError as error:
-                    raise DecodeError(f"{video.path}: {error}") from error
+                self._convert(video, picture, out[slots[0]], form)
                 for slot in slots[1:]:
                     out[slot] = out[slots[0]]
+
+    def play(self, video: VideoIndex) -> Iterator[npt.NDArray[np.uint8]]:
+        """uint8 ``[3, H, W]`` of every frame in order, each keyframe window decoded once; each the caller's.
+
+        Raises: as ``read``.
+        """
+        packets, starts = video.frame_packet.tolist(), video.frame_start
+        edges = np.flatnonzero(np.diff(starts)) + 1
+        for begin, end in pairwise([0, *edges.tolist(), len(packets)]):
+            early: dict[int, npt.NDArray[np.uint8]] = {}
+            wanted = iter(packets[begin:end])
+            number = next(wanted, None)
+            for got, picture in self._pictures(video, int(starts[begin]), video.frame_packet[begin:end]):
+                out = np.empty((3, *shown_size(video)), np.uint8)
+                self._convert(video, picture, out, _form_of(video, out[None]))
+                early[got] = out
+                while number in early:
+                    yield early.pop(number)
+                    number = next(wanted, None)
+
+    def damage(self, video: VideoIndex) -> Iterator[tuple[int, DecodeError]]:
+        """``(frames lost, why)`` of each keyframe window that decoding refuses; decodes the whole file.
+
+        Raises:
+            VideoError: the file cannot be read.
+        """
+        for first, chosen in groups(video.frame_start):
+            left = len(chosen)
+            try:
+                for _ in self._pictures(video, first, video.frame_packet[chosen]):
+                    left -= 1
+            except DecodeError as error:
+                yield left, error
+
+    def _pictures(
+        self, video: VideoIndex, first: int, numbers: npt.NDArray[np.integer]
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
+        last = int(numbers.max())
+        run = Run(
+            first,
+            read_packets(video, first, last),
+            entries(video, first, last),
+            frozenset(numbers.tolist()),
+            leading=leading_packets(video, first, last),
+        )
+        return self._decoder.decode(stream_of(video), run)
+
+    def _convert(self, video: VideoIndex, picture: av.VideoFrame, out: npt.NDArray[np.generic], form: SlotForm) -> None:
+        try:
+            self._converter.convert(picture, out, video.rotation, form)
+        except DecodeError as error:
+            raise DecodeError(f"{video.path}: {error}") from error
 
     def close(self) -> None:
         """Frees the codec sessions; a later ``read`` makes new ones."""
         self._decoder.close()
-
-
-def stream_of(video: VideoIndex) -> Stream:
-    """What a decoder needs to know of a file."""
-    return Stream(
-        path=video.path,
-        codec=video.codec,
-        extradata=video.extradata,
-        color=video.color,
-        width=video.width,
-        height=video.height,
-        rotation=video.rotation,
-        pixel_format=video.pixel_format,
-        chroma_location=video.chroma_location,
-        in_order=bool((np.diff(video.pts) > 0).all()),
-    )
-
-
-def entries(video: VideoIndex, first: int, last: int) -> tuple[int, ...]:
-    """Sample descriptions of packets ``first .. last``; empty where the file has only one."""
-    return () if len(video.extradata) < 2 else tuple(video.entry[first : last + 1].tolist())
-
-
-def leading_packets(video: VideoIndex, first: int, last: int) -> int:
-    """``Run.leading`` of packets ``first .. last`` of an H.264 file, of which no leading picture is wanted.
-
-    Other codecs' decoders leave them out themselves.
-    """
-    if video.codec != "h264" or last == first or video.flags[first] & DISCARD:
-        return 0
-    behind = (video.pts[first + 1 : last + 1] >= video.pts[first]) | (video.flags[first + 1 : last + 1] & DISCARD != 0)
-    return int(behind.argmax()) if behind.any() else last - first
 
 
 def read_packets(video: VideoIndex, first: int, last: int) -> list[memoryview]:
@@ -107,7 +112,19 @@ def read_packets(video: VideoIndex, first: int, last: int) -> list[memoryview]:
     return cut(video, first, last, read_range(video.path, start, stop), start)
 
 
-def groups(starts: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+def shown_size(video: VideoIndex) -> tuple[int, int]:
+    """(height, width) after rotation."""
+    return (video.width, video.height) if video.rotation % 180 else (video.height, video.width)
+
+
+def _form_of(video: VideoIndex, out: npt.NDArray[np.generic], lut: npt.NDArray[np.float32] | None = None) -> SlotForm:
+    channels, height, width = out.shape[1:]
+    return slot_form(
+        None, key=video.path, channels=channels, height=height, width=width, dtype=str(out.dtype), depth=lut
+    )
+
+
+def groups(starts: npt.NDArray[np.integer]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
     """``(start, indices of the frames that start there)``, in file order."""
     order = np.argsort(starts, kind="stable")
     if not len(order):

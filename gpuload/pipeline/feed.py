@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuload.decode.base import Stream
+from gpuload.decode.runs import entries, leading_packets, stream_of
 from gpuload.device.planes import staged_bytes
-from gpuload.errors import CacheFull
+from gpuload.errors import CacheFull, GpuloadError
 from gpuload.pipeline.assemble import Staged
-from gpuload.pipeline.direct import entries, leading_packets, stream_of
 from gpuload.pipeline.work import STAGED, DecodeTask, DecodeWorker, Fill
 from gpuload.plan.grouping import DecodePlan, group_frames
 from gpuload.sources.base import SampleSource
@@ -83,19 +83,26 @@ class Lookahead:
         samples = np.concatenate(batches)
         self.begins = np.cumsum([0, *(len(b) for b in batches)])
         refs = source.frames(samples)
-        self.missing = (refs.frame < 0) | (refs.file < 0)
-        self.samples = samples
-        file = np.where(self.missing, -1, refs.file).astype(np.int64)
+        self._samples, self._named = samples, refs.file
+        self._unusable: dict[int, GpuloadError] = {}
+        self._missing = (refs.frame < 0) | (refs.file < 0)
+        file = np.where(self._missing, -1, refs.file).astype(np.int64)
         packet = np.zeros_like(file)
         start = np.zeros_like(file)
         self._slot_fields, self._field_of = slot_fields, dict[int, int]()
         bytes_of = np.zeros(int(file.max(initial=-1)) + 1, np.int64)
         for number in np.unique(file[file >= 0]).tolist():
             here = file == number
-            video = source.video(number)
             fields = np.unique(slot_fields[here.any(axis=0)]).tolist()
             self._field_of[number] = fields[0] if len(fields) == 1 else STAGED
-            bytes_of[number] = picture_bytes(number, self._field_of[number])
+            try:
+                video = source.video(number)
+                bytes_of[number] = picture_bytes(number, self._field_of[number])
+            except GpuloadError as error:  # it costs the batches that need it, not the epoch
+                self._unusable[number] = error
+                self._missing |= here
+                file[here] = -1
+                continue
             frames = refs.frame[here]
             packet[here] = video.frame_packet[frames]
             start[here] = video.frame_start[frames]
@@ -126,6 +133,16 @@ class Lookahead:
     @property
     def num_pictures(self) -> int:
         return len(self.plan.picture_packet)
+
+    def error_of(self, index: int) -> GpuloadError | None:
+        """Why batch ``index`` cannot be complete: of the first slot that nothing can fill."""
+        first = int(self.begins[index])
+        missing = np.argwhere(self._missing[first : self.begins[index + 1]])
+        if not len(missing):
+            return None
+        row, slot = first + int(missing[0, 0]), int(missing[0, 1])
+        error = self._unusable.get(int(self._named[row, slot]))
+        return self.source.error_of(int(self._samples[row]), slot) if error is None else type(error)(*error.args)
 
     def shares(
         self,

@@ -1,7 +1,9 @@
 """Batches in device memory: planes go there once, and one kernel launch per kind of picture writes every slot."""
 
 import contextlib
+import logging
 import queue
+import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,10 +22,14 @@ from gpuload.pipeline.assemble import Batch, Layout, Staged
 from gpuload.pipeline.work import join
 from gpuload.transform import SlotForm
 
+logger = logging.getLogger(__name__)
+
 COLUMNS = 10
 """Of a kernel's table: addresses of three planes, their strides, address of the slot, crop top and left, flip."""
 
 
+PATIENCE_S = 20.0
+"""For a batch that is being made when an epoch is left: a device that hangs must not hang ``close``."""
 SMALL_BYTES = 64 << 10
 """The driver copies as little as this out of pageable memory at once; for more it would wait for all earlier work."""
 
@@ -65,6 +71,10 @@ class Finisher:
             ) from error
         except RuntimeError as error:  # torch's AcceleratorError, and Triton's own
             raise DeviceError(f"{self.device} failed while batch {batch.number} is made: {error}") from error
+        except subprocess.CalledProcessError as error:
+            raise DeviceError(
+                f"Triton could not build its launcher: {error}; it needs a C compiler (CC) and Python's headers"
+            ) from error
         batch.memory, batch.columns, batch.ready = memory, columns, event
 
     def _sent(self, value: Any, keep: list[object]) -> Any:
@@ -169,9 +179,16 @@ class FinishingThread:
         self._finisher, self._on_finished = finisher, on_finished
         self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._wanted = True
+        self._wanted, self._stuck = True, False
 
     def start(self) -> None:
+        """Begins to serve.
+
+        Raises:
+            DeviceError: the batch that was being made when the last epoch was left is not done yet.
+        """
+        if self._stuck:
+            raise DeviceError("the device does not answer any more; start the process again")
         self._wanted = True
         self._thread = threading.Thread(target=self._serve, name="gpuload-finish", daemon=True)
         self._thread.start()
@@ -186,12 +203,16 @@ class FinishingThread:
         thread, self._thread = self._thread, None
         if thread is not None:
             self._queue.put(None)
-            join(thread)
+            join(thread, PATIENCE_S)
+            if thread.is_alive():
+                self._stuck = True
+                logger.warning("the device has not finished a batch for %.0f s; it is left alone", PATIENCE_S)
 
     def close(self) -> None:
         """Ends it and lets go of host memory."""
         self.end()
-        self._finisher.close()
+        if not self._stuck:  # else waiting for the device would never end, and what it reads stays where it is
+            self._finisher.close()
 
     def _serve(self) -> None:
         while (batch := self._queue.get()) is not None:

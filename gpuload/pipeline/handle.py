@@ -62,14 +62,16 @@ class WorkerHandle:
         self._on_done, self._on_death = on_done, on_death
         self._closing = False
         ours, theirs = socket.socketpair()
-        variables = {**MALLOC, **ONE_THREAD, **os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        # -P: what lies in the folder that training was started in is no module of ours, unless it is of our parent's.
+        places = os.pathsep.join(place or os.getcwd() for place in sys.path)
+        variables = {**MALLOC, **ONE_THREAD, **os.environ, "PYTHONPATH": places}
         if backend == "torchcodec":
             try:
                 variables = ffmpeg.environment(variables)
             except OSError as error:
                 raise ConfigError(f"backend {backend!r}: the links to FFmpeg cannot be written: {error}") from error
         self._process = subprocess.Popen(
-            [sys.executable, "-c", BOOT, str(Path(__file__).parent.parent), str(theirs.fileno())],
+            [sys.executable, "-P", "-c", BOOT, str(Path(__file__).parent.parent), str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             env=variables,

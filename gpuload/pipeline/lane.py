@@ -57,12 +57,15 @@ class DeviceWorker(Worker):
         return done
 
     def decoded(self, stream: Stream, run: Run) -> Iterator[tuple[int, DevicePicture | av.VideoFrame]]:
-        if self._sharing.is_unknown(stream):
+        if self._sharing.is_to_verify(stream):
             self.verified = True
             try:
                 pictures = dict(self._decoder.decode(stream, run))
             except DecodeError:
-                pass  # told below, picture by picture
+                self._sharing.give_up(stream)  # told below, picture by picture
+            except BaseException:
+                self._sharing.give_up(stream)
+                raise
             else:
                 self._sharing.verify(stream, run, pictures)
         return self._decoder.decode(stream, run)

@@ -1,6 +1,6 @@
 """Workers, bounded queues, shutdown: batches in order, two ahead, for any number of workers."""
 
-import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -11,21 +11,18 @@ import torch
 
 from gpuload.device.arena import BatchPool
 from gpuload.device.stream import pinning
-from gpuload.errors import FrameNotFound, GpuloadError, LoaderClosed, WorkerDied
+from gpuload.errors import GpuloadError, LoaderClosed, WorkerDied
 from gpuload.pipeline.assemble import Batch, Layout
-from gpuload.pipeline.budget import device_bytes, host_bytes
+from gpuload.pipeline.budget import device_bytes, host_bytes, warn_if_costly
 from gpuload.pipeline.crew import Crew
 from gpuload.pipeline.feed import Lookahead, SeenFrames, Share
 from gpuload.pipeline.finish import Finisher, FinishingThread
 from gpuload.pipeline.route import Router
 from gpuload.pipeline.shaping import Shaping
 from gpuload.pipeline.work import STAGED, DecodeWorker, Done, PendingUnit, Unit, join
-from gpuload.plan.grouping import DecodePlan
 from gpuload.sources.base import SampleSource
 from gpuload.store.cache import BlobCache
 from gpuload.store.local import LocalFiles
-
-logger = logging.getLogger(__name__)
 
 SamplesOf = Callable[[int], npt.NDArray[np.int64]]
 """Step to samples ``[n]``."""
@@ -36,8 +33,6 @@ PREPARED = 4
 """Batches beyond the caller's that are planned, read and sent to the workers. Where a training loop holds the GIL, each
 step of that waits for it 5 ms; so far ahead, no worker waits for those steps."""
 
-COSTLY = 2.0
-"""Frames decoded for each distinct one from which on the user is told why."""
 LEAVING_PATIENCE_S = 0.3
 """Time that workers get to end what they do when an epoch is left; starting a new one takes as long."""
 
@@ -85,7 +80,7 @@ class Prefetcher:
         self._feeder: threading.Thread | None = None
         self._feed_error: BaseException | None = None
         self._stop = False
-        self._closed = False
+        self._closed, self._pid = False, os.getpid()
         self._warned = False
         self._taken = 0
         self._steps = 0
@@ -119,6 +114,8 @@ class Prefetcher:
         """
         if self._closed:
             raise LoaderClosed("the loader is closed; make a new one")
+        if os.getpid() != self._pid:
+            raise LoaderClosed(f"the loader belongs to process {self._pid}; make one in this process ({os.getpid()})")
         self.stop()
         for way in self._router.first_ways():  # they start while the first lookahead is planned
             self._crew.of(way)
@@ -133,6 +130,7 @@ class Prefetcher:
 
         Raises:
             StopIteration: the epoch is over. Any GpuloadError of this batch; the next call goes on with the next batch.
+            Whatever else stopped planning, once; the epoch is over then.
         """
         begin = time.perf_counter()
         with self._changed:
@@ -152,6 +150,7 @@ class Prefetcher:
             batch = self._batches.get(number)
             if batch is None or batch.waiting:
                 assert self._feed_error is not None
+                self._steps = self._taken  # nothing more comes
                 raise self._feed_error
             del self._batches[number]
             self._taken += 1
@@ -195,8 +194,9 @@ class Prefetcher:
         self._kept.clear()
 
     def close(self) -> None:
-        """Ends workers and threads and frees what no caller holds. Idempotent."""
-        if self._closed:
+        """Ends workers and threads and frees what no caller holds. Idempotent; nothing in a fork of its process, whose
+        workers these are not."""
+        if self._closed or os.getpid() != self._pid:
             return
         self._closed = True
         with self._changed:
@@ -222,8 +222,10 @@ class Prefetcher:
             step, seen = 0, SeenFrames(self._source)
             while step < self._steps and not self._stop:
                 batches: list[npt.NDArray[np.int64]] = []
-                while step + len(batches) < self._steps and sum(map(len, batches)) < self._lookahead:
+                samples = 0
+                while step + len(batches) < self._steps and samples < self._lookahead:
                     batches.append(samples_of(step + len(batches)))
+                    samples += len(batches[-1])
                 plan = Lookahead(
                     self._source,
                     batches,
@@ -234,11 +236,13 @@ class Prefetcher:
                     seen=seen,
                 )
                 self._pictures += plan.num_pictures
-                self._warn_once(plan.plan)
-                for index, samples in enumerate(batches):
+                if step == 0 and not self._warned:  # the first lookahead tells
+                    self._warned = True
+                    warn_if_costly(plan.plan, self._frame_cache_bytes)
+                for index, batch in enumerate(batches):
                     if not self._wait_until_within(PREPARED, step + index):
                         return
-                    self._feed_one(plan, index, Batch(step + index, samples), epoch)
+                    self._feed_one(plan, index, Batch(step + index, batch), epoch)
                     self.frames_distinct += plan.distinct[index]
                 step += len(batches)
         except BaseException as error:  # noqa: BLE001 - it crosses a thread: next() raises it
@@ -254,20 +258,6 @@ class Prefetcher:
         # The CPU's share of such files counts against the host's budget: the narrower one decides.
         scale = max(self._frame_cache_bytes, 1) / self._device_cache_bytes
         return max(host_bytes(video), int(device_bytes(video, is_rgb=backend == "dali") * scale))
-
-    def _warn_once(self, plan: DecodePlan) -> None:
-        if self._warned:
-            return
-        self._warned = True  # the first lookahead tells
-        distinct = len(np.unique(plan.group_file[plan.picture_group] << 32 | plan.picture_packet))
-        again = plan.frames_decoded / max(distinct, 1)
-        if again > COSTLY and plan.limited:
-            logger.warning(
-                "frame_cache_bytes=%d holds too little for this order: about %.1f frames are decoded for each distinct "
-                "one; raise it, or use shuffle='block' with a shuffle_buffer_bytes that is no larger",
-                self._frame_cache_bytes,
-                again,
-            )
 
     def _wait_until_within(self, ahead: int, number: int) -> bool:
         """Until the caller is near enough to batch ``number``; False: the epoch was left."""
@@ -290,10 +280,13 @@ class Prefetcher:
             if not self._wait_until_within(AHEAD, batch.number):
                 raise LoaderClosed("the loader was closed while it was iterated")
 
-        missing = np.argwhere(plan.missing[plan.begins[index] : plan.begins[index + 1]])
+        batch.error = plan.error_of(index)
         try:
             batch.columns = self._source.columns(batch.samples)
             self._shaping.shape_images(batch.columns, batch.samples, epoch)
+        except GpuloadError as error:  # its pictures are decoded all the same: who keeps them counts who comes for them
+            batch.error = error
+        try:
             views = self._shaping.views(batch.samples, epoch)[:, self.layout.field_of_column]
             batch.num_bytes = self.layout.num_bytes
             if self._finishing is not None:
@@ -307,9 +300,6 @@ class Prefetcher:
                 self._batches[batch.number] = batch
                 self._give_buffers()
             flush(plan.shares(index, self._crew.pick, self._cache, places, views, make_room, batch.staged))
-            if len(missing):
-                row, column = missing[0].tolist()
-                batch.error = FrameNotFound(self._source.why_missing(int(batch.samples[row]), column))
         except GpuloadError as error:
             batch.error = error
         with self._changed:
@@ -387,7 +377,10 @@ class Prefetcher:
             for number, _, _ in pending:
                 batch = self._batches.get(number)
                 if batch is not None:
-                    died = WorkerDied(f"{reason} while it decoded batch {number}; it is started again")
+                    died = WorkerDied(
+                        f"{reason} while it decoded batch {number}; it is started again. Signal 9 is mostly want of "
+                        "memory: lower frame_cache_bytes or num_threads"
+                    )
                     batch.error = batch.error or worker.fault or died
                     self._count_down(batch)
             self._changed.notify_all()

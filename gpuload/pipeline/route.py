@@ -7,9 +7,12 @@ import torch
 
 from gpuload.decode.registry import AUTO, Choice, Machine, StreamKind, choose, find_machine, kind_of
 from gpuload.device.nvdec import NvdecMissing, NvdecTable
-from gpuload.errors import DatasetError, VideoError
+from gpuload.errors import GpuloadError
 from gpuload.sources.base import SampleSource
 from gpuload.sources.lerobot_depth import is_depth_format
+
+LOOKED_AT = 100
+"""Episodes, for a file of each camera that can be used."""
 
 
 class Way(NamedTuple):
@@ -64,7 +67,7 @@ class Router:
         return video.codec, video.pixel_format
 
     def first_ways(self) -> set[Way]:
-        """Those that the first sample needs."""
+        """Those that the first episodes need."""
         return {self.way(file) for file in self._first_files.values()}
 
     @property
@@ -78,21 +81,28 @@ class Router:
         return max([1, *(caps.engines for caps in nvdec.caps)]) if isinstance(nvdec, NvdecTable) else 1
 
     def backends(self) -> dict[str, tuple[str, str]]:
-        """Key of each video field -> (backend, why this one), by the files of its first sample."""
+        """Key of each video field -> (backend, why this one), by its first file that can be used."""
         choices = {key: self.choice(file) for key, file in self._first_files.items()}
         return {key: (choice.backend, choice.reason) for key, choice in choices.items()}
 
     def _find_first_files(self) -> dict[str, int]:
-        if not len(self._source):
-            return {}
+        """One of each camera, of the first episodes' files that can be used; what needs another one says so."""
         found: dict[str, int] = {}
-        try:
-            files = self._source.frames(np.zeros(1, np.int64)).file[0].tolist()
-        except (DatasetError, VideoError):
-            return found  # the batch that needs the file says so
-        for field in self._source.video_fields:
-            here, files = files[: field.num_offsets], files[field.num_offsets :]
-            there = [file for file in here if file >= 0]
-            if there:
-                found[field.key] = there[0]
+        first_samples = self._source.episode_starts()[:LOOKED_AT] if len(self._source) else np.empty(0, np.int64)
+        for sample in first_samples.tolist():
+            files = self._source.frames(np.array([sample])).file[0].tolist()
+            for field in self._source.video_fields:
+                here, files = files[: field.num_offsets], files[field.num_offsets :]
+                usable = (file for file in here if file >= 0 and self._is_usable(file))
+                if field.key not in found and (file := next(usable, None)) is not None:
+                    found[field.key] = file
+            if len(found) == len(self._source.video_fields):
+                break
         return found
+
+    def _is_usable(self, file: int) -> bool:
+        try:
+            self._source.video(file)
+        except GpuloadError:
+            return False
+        return True

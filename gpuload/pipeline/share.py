@@ -31,11 +31,23 @@ class Sharing:
         self._wanted = wanted
         self._lock = threading.Lock()
         self._equal: dict[Depth, bool] = {}
+        self._taken: set[Depth] = set()
+        """Being verified, by one lane."""
         self._pace_s: dict[bool, float] = {}
 
-    def is_unknown(self, stream: Stream) -> bool:
-        """Whether ``verify`` has yet to be called for such streams."""
-        return self._wanted and depth_of(stream.codec, stream.pixel_format) not in self._equal
+    def is_to_verify(self, stream: Stream) -> bool:
+        """Whether the caller has to call ``verify`` for such streams: True for one caller at a time."""
+        depth = depth_of(stream.codec, stream.pixel_format)
+        with self._lock:
+            if not self._wanted or depth in self._equal or depth in self._taken:
+                return False
+            self._taken.add(depth)
+            return True
+
+    def give_up(self, stream: Stream) -> None:
+        """What was to be verified could not be decoded: another run may tell."""
+        with self._lock:
+            self._taken.discard(depth_of(stream.codec, stream.pixel_format))
 
     def verify(self, stream: Stream, run: Run, pictures: Mapping[int, DevicePicture | av.VideoFrame]) -> None:
         """Decodes a run on the CPU too and compares the device's pictures, by packet number, bit by bit."""
@@ -44,7 +56,8 @@ class Sharing:
         try:
             expected = dict(PyavDecoder().decode(stream, run))
         except DecodeError:
-            return  # a damaged run proves nothing: the next one may
+            self.give_up(stream)  # a damaged run proves nothing: the next one may
+            return
         elapsed_s = time.perf_counter() - begin
         equal = expected.keys() == pictures.keys() and all(
             same_samples(pictures[number], frame) for number, frame in expected.items()

@@ -1,5 +1,6 @@
 """Runs for block shuffle: how long, how many at a time, from the index and a nominal budget alone."""
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,10 @@ class Runs:
     @property
     def count(self) -> int:
         return len(self.starts)
+
+    def digest(self) -> str:
+        """Of what decides an order: the same runs, the same digest."""
+        return hashlib.sha256(self.starts.tobytes() + self.active.to_bytes(8, "little")).hexdigest()
 
 
 def plan_runs(

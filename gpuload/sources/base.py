@@ -1,11 +1,12 @@
 """What the loader needs of a dataset, whatever stores it."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from gpuload.errors import GpuloadError
 from gpuload.index.video import VideoIndex
 
 if TYPE_CHECKING:
@@ -63,13 +64,13 @@ class SampleSource(Protocol):
     def __len__(self) -> int: ...
 
     def frames(self, samples: npt.NDArray[np.int64]) -> FrameRefs:
-        """Frames that samples int64 ``[n]`` need."""
+        """Frames that samples int64 ``[n]`` need; never raises for what is in the files."""
         ...
 
     def video(self, file: int) -> VideoIndex: ...
 
-    def why_missing(self, sample: int, slot: int) -> str:
-        """The sentence of an error for a slot whose frame is -1."""
+    def error_of(self, sample: int, slot: int) -> GpuloadError:
+        """Why a slot's frame is -1."""
         ...
 
     def episode_starts(self) -> npt.NDArray[np.int64]:
@@ -80,6 +81,6 @@ class SampleSource(Protocol):
         """First sample of each GOP (of the camera with the longest ones), ascending; episodes also cut."""
         ...
 
-    def columns(self, samples: npt.NDArray[np.int64]) -> "dict[str, torch.Tensor | list[str]]":
+    def columns(self, samples: npt.NDArray[np.int64]) -> "dict[str, torch.Tensor | list[Any]]":
         """Everything of a batch that is not decoded from video, in samples' order, stacked along dimension 0."""
         ...

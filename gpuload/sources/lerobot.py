@@ -2,27 +2,29 @@
 
 import hashlib
 import json
+import logging
 import math
 import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from gpuload.errors import ConfigError, DatasetError
+from gpuload.errors import ConfigError, DatasetError, FrameNotFound, GpuloadError
 from gpuload.index.load import load_index
 from gpuload.index.video import VideoIndex
 from gpuload.sources.base import FrameRefs, VideoField
 from gpuload.sources.lerobot_depth import depth_lut, is_depth_format
-from gpuload.sources.lerobot_frames import CameraFrames
-from gpuload.sources.lerobot_meta import Feature, Meta, read_meta
+from gpuload.sources.lerobot_frames import CameraFrames, row_times
+from gpuload.sources.lerobot_meta import Meta, read_meta
 from gpuload.sources.lerobot_rows import RowTable, read_rows
+from gpuload.sources.lerobot_windows import check_fps, plan_offsets
 
-_FPS_SLACK = 0.02
-"""Of a frame period: by how much rows may be further apart than info.json's fps says."""
+logger = logging.getLogger(__name__)
 
 
 class LeRobotSource:
@@ -49,22 +51,23 @@ class LeRobotSource:
         features = self.meta.info.features
         self._tolerance_s = tolerance_s
         self._cache_dir = cache_dir
-        self._offsets = plan_offsets(features, delta_timestamps or {}, fps=self.meta.info.fps, tolerance_s=tolerance_s)
         self._rows: RowTable = read_rows(self.meta)
         self._starts = self._rows.starts
-        self._task_of = _task_texts(self.meta, self._rows, "task")
-        self._subtask_of = _task_texts(self.meta, self._rows, "subtask") if self.meta.subtasks else {}
-        timestamps_s = self._rows.numbers["timestamp"]
-        self._timestamps_s: npt.NDArray[np.floating] = timestamps_s.astype(np.float64)
-        self._outputs = {key: self._output_of(key) for key in self._rows.numbers}
-        self._check_fps()
+        numbers, images, fps = self._rows.numbers, self._rows.images, self.meta.info.fps
+        windowed = [key for key, f in features.items() if f.is_video or key in numbers or key in images]
+        self._offsets = plan_offsets(windowed, delta_timestamps or {}, fps=fps, tolerance_s=tolerance_s)
+        self._times = row_times(numbers["timestamp"], numbers.get("frame_index"), fps=fps)
+        self._outputs = {key: _output(values, key, self.meta.root) for key, values in numbers.items()}
+        if self._offsets:
+            check_fps(self._times.seconds, self._starts, self.meta)
         self._paths: list[str] = []
         self._cameras: list[CameraFrames] = []
         for key, placement in self.meta.episodes.videos.items():
-            camera = CameraFrames(key, len(self._paths), placement, self._starts, self._timestamps_s, tolerance_s)
+            camera = CameraFrames(key, len(self._paths), placement, self._starts, self._times, tolerance_s)
             self._cameras.append(camera)
             self._paths += [self._existing(key, path) for path in placement.files]
         self._videos: dict[int, VideoIndex] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
         self._lock_pid, self._lock_made = os.getpid(), threading.RLock()
         self._gop_starts: npt.NDArray[np.int64] | None = None
         self._fields = tuple(self._field_of(camera, return_uint8) for camera in self._cameras)
@@ -96,8 +99,7 @@ class LeRobotSource:
     def frames(self, samples: npt.NDArray[np.int64]) -> FrameRefs:
         """Frames that samples int64 ``[n]`` need; a file's rows are matched to its pts when it is first met.
 
-        Raises:
-            VideoError: a file cannot be indexed. DatasetError: it contradicts info.json.
+        Never raises: what a file that cannot be used should hold is missing, and ``error_of`` says why.
         """
         slots = int(self._slot_of[-1])
         file = np.full((len(samples), slots), -1, dtype=np.int32)
@@ -115,7 +117,7 @@ class LeRobotSource:
         """The index of one file, read when first asked for.
 
         Raises:
-            VideoError: it cannot be indexed. DatasetError: its pictures do not have info.json's size.
+            VideoError: it cannot be indexed. DatasetError: its pictures have another size than the camera's other ones.
         """
         known = self._videos.get(file)
         if known is not None:
@@ -124,31 +126,40 @@ class LeRobotSource:
             if file not in self._videos:
                 index = load_index(self._paths[file], cache_dir=self._cache_dir)
                 camera = next(c for c in reversed(self._cameras) if c.first_file <= file)
-                self._check_video(self.meta.info.features[camera.key], index)
+                self._check_video(camera, index)
                 self._videos[file] = index
             return self._videos[file]
 
-    def why_missing(self, sample: int, slot: int) -> str:
-        """The sentence of an error for a slot whose frame is -1."""
+    def error_of(self, sample: int, slot: int) -> GpuloadError:
+        """Why a slot's frame is -1: its file cannot be used, or has no frame at that time."""
         place = int(np.searchsorted(self._slot_of, slot, side="right")) - 1
         camera, field = self._cameras[place], self._fields[place]
         samples = np.array([sample], dtype=np.int64)
         episode = self._episode_of(samples)
         row = self._window(samples, episode, self._offsets.get(field.key, (0,)))[0][0, slot - int(self._slot_of[place])]
         number = int(episode[0])
-        wanted_s = float(camera.wanted_s(number, self._timestamps_s[row : row + 1])[0])
-        file = int(camera.files(episode)[0])
+        named, file = int(camera.placement.file[number]), int(camera.files(episode)[0])
+        if named in camera.errors:
+            error = camera.errors[named]
+            return type(error)(*error.args)  # an exception that is raised twice would collect tracebacks
+        episode_index = self.meta.episodes.index[number]
+        if file < 0:
+            return FrameNotFound(
+                f"{self.meta.root}/meta/episodes: camera {field.key!r} has no file for episode {episode_index}; leave "
+                "the camera out with video_keys=[…], or the episode with episodes=[…]"
+            )
+        wanted_s = float(camera.wanted_s(number, slice(row, row + 1))[0])
         about = (
             f"{self._paths[file]}: no frame of {field.key!r} for sample {sample} "
-            f"(episode {self.meta.episodes.index[number]}, row timestamp {self._timestamps_s[row]} s)"
+            f"(episode {episode_index}, row timestamp {self._times.seconds[row]} s)"
         )
         if not math.isfinite(wanted_s):
-            return f"{about}: the timestamp is no number; correct the data file"
+            return FrameNotFound(f"{about}: the timestamp is no number; correct the data file")
         pts_s = self.video(file).pts_s
         if not len(pts_s):
-            return f"{about}: the file has no frames; download it again"
+            return FrameNotFound(f"{about}: the file has no frames; download it again")
         nearest_s = float(pts_s[np.argmin(np.abs(pts_s - wanted_s))])
-        return (
+        return FrameNotFound(
             f"{about}: wanted {wanted_s:.6f} s, nearest is {nearest_s:.6f} s, {abs(nearest_s - wanted_s):.6f} s away, "
             f"tolerance_s is {self._tolerance_s:g}; correct the timestamps or give a larger tolerance_s"
         )
@@ -158,19 +169,25 @@ class LeRobotSource:
         return np.unique(self._starts[:-1][np.diff(self._starts) > 0])
 
     def gop_starts(self) -> npt.NDArray[np.int64]:
-        """First sample of each GOP of the camera with the longest ones (by its first file). Indexes all its files."""
+        """First sample of each GOP of the camera with the longest ones (by its first file). Indexes all its files.
+
+        An episode whose file cannot be used is not cut.
+        """
         if self._gop_starts is None:
             with self._lock:
                 self._gop_starts = self._find_gop_starts()
         return self._gop_starts
 
-    def columns(self, samples: npt.NDArray[np.int64]) -> dict[str, torch.Tensor | list[str]]:
+    def columns(self, samples: npt.NDArray[np.int64]) -> dict[str, torch.Tensor | list[Any]]:
         """Everything that is not decoded from video, stacked as LeRobot's collated samples are.
 
-        Numbers keep their stored dtype, ``timestamp`` is float32, bookkeeping indices int64; image features are float32
-        ``[n, (T,) C, H, W]``, 8-bit ones in [0, 1]; ``<key>_is_pad`` is bool ``[n, T]``; texts are lists.
+        Numbers are float32, int64 or bool, as ``torch.tensor`` makes them of Python's; image features are float32
+        ``[n, (T,) C, H, W]``, 8-bit ones in [0, 1]; ``<key>_is_pad`` is bool ``[n, T]``; texts, annotations are lists.
+
+        Raises:
+            DatasetError: an image cannot be read, or a task is not in the table.
         """
-        batch: dict[str, torch.Tensor | list[str]] = {}
+        batch: dict[str, torch.Tensor | list[Any]] = {}
         episode = self._episode_of(samples)
         windows = {
             offsets: self._window(samples, episode, offsets) for offsets in dict.fromkeys(self._offsets.values())
@@ -180,15 +197,17 @@ class LeRobotSource:
             batch[key] = torch.from_numpy(values[rows])
         for key, texts in self._rows.texts.items():
             batch[key] = texts[samples].tolist()
+        for key, lists in self._rows.lists.items():
+            batch[key] = lists.take(samples).to_pylist()
         for key, images in self._rows.images.items():
             rows = windows[self._offsets[key]][0] if key in self._offsets else samples
             pictures = _image_tensor(images.read(rows.reshape(-1)))
             batch[key] = pictures.reshape(*rows.shape, *pictures.shape[1:])
         for key, offsets in self._offsets.items():
             batch[f"{key}_is_pad"] = torch.from_numpy(windows[offsets][1].copy())
-        batch["task"] = [self._task_of[i] for i in self._rows.numbers["task_index"][samples].tolist()]
-        if self._subtask_of:
-            batch["subtask"] = [self._subtask_of[i] for i in self._rows.numbers["subtask_index"][samples].tolist()]
+        batch["task"] = self._texts_of("task", self.meta.tasks, samples)
+        if self.meta.subtasks is not None and "subtask_index" in self._rows.numbers:
+            batch["subtask"] = self._texts_of("subtask", self.meta.subtasks, samples)
         return batch
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -198,8 +217,6 @@ class LeRobotSource:
         """Of this process: a parent's thread may have held the lock at the fork."""
         if self._lock_pid != os.getpid():
             self._lock_made, self._lock_pid = threading.RLock(), os.getpid()
-            for images in self._rows.images.values():
-                images.after_fork()
         return self._lock_made
 
     def _episode_of(self, samples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -213,6 +230,17 @@ class LeRobotSource:
         rows = np.clip(asked, self._starts[episode][:, None], self._starts[episode + 1][:, None] - 1)
         return rows, rows != asked
 
+    def _texts_of(self, noun: str, names: Mapping[int, str], samples: npt.NDArray[np.int64]) -> list[str]:
+        numbers = self._rows.numbers[f"{noun}_index"][samples].tolist()
+        try:
+            return [names[i] for i in numbers]
+        except KeyError as error:
+            sample = int(samples[numbers.index(error.args[0])])
+            raise DatasetError(
+                f"{self.meta.root}/meta: sample {sample} has {noun}_index {error.args[0]}, which is not among the "
+                f"{noun}s; correct the table or the row"
+            ) from error
+
     def _resolve(self, camera: CameraFrames, episode: npt.NDArray[np.int64]) -> None:
         if len(camera.unresolved(episode)):
             with self._lock:
@@ -222,38 +250,19 @@ class LeRobotSource:
     def _find_gop_starts(self) -> npt.NDArray[np.int64]:
         if not self._cameras:
             return self.episode_starts()
-        gop_frames = [
-            (v := self.video(camera.first_file)).num_frames / max(len(v.keyframes), 1) for camera in self._cameras
-        ]
-        camera = self._cameras[int(np.argmax(gop_frames))]
+        firsts = [self._first_usable(camera) for camera in self._cameras]
+        camera = self._cameras[int(np.argmax([v.num_frames / max(len(v.keyframes), 1) for v in firsts]))]
         every = np.arange(len(self._starts) - 1, dtype=np.int64)
         self._resolve(camera, every)
         frame = camera.frames(np.arange(len(self), dtype=np.int64))
         starts = [self.episode_starts()]
-        for episode in every.tolist():
+        for episode in every[camera.usable(every)].tolist():
             video = self.video(int(camera.files(every[episode : episode + 1])[0]))
             mine = frame[self._starts[episode] : self._starts[episode + 1]]
             shown = np.flatnonzero(mine >= 0)
             gop = np.searchsorted(video.keyframes, video.frame_packet[mine[shown]], side="right")
             starts.append(self._starts[episode] + shown[1:][gop[1:] != gop[:-1]])
         return np.unique(np.concatenate(starts))
-
-    def _output_of(self, key: str) -> npt.NDArray[np.generic]:
-        values = self._rows.numbers[key]
-        return values.astype(np.float32, copy=False) if key == "timestamp" else values
-
-    def _check_fps(self) -> None:
-        """Windows are counted in rows, so rows must be 1/fps apart."""
-        rows = min(len(self), 100_000)
-        apart = np.diff(self._timestamps_s[:rows])
-        within = np.diff(self._episode_of(np.arange(rows, dtype=np.int64))) == 0
-        apart = apart[within & np.isfinite(apart)]
-        period_s = 1 / self.meta.info.fps
-        if len(apart) and abs(float(np.median(apart)) - period_s) > max(_FPS_SLACK * period_s, self._tolerance_s):
-            raise DatasetError(
-                f"{self.meta.root}/meta/info.json: fps is {self.meta.info.fps:g} but rows are "
-                f"{float(np.median(apart)):.6f} s apart; correct fps or the timestamps"
-            )
 
     def _existing(self, key: str, path: str) -> str:
         full = self.meta.root / path
@@ -266,8 +275,13 @@ class LeRobotSource:
 
     def _field_of(self, camera: CameraFrames, return_uint8: bool) -> VideoField:
         feature = self.meta.info.features[camera.key]
-        index = self.video(camera.first_file)
+        index = self._first_usable(camera)
         width, height = _shown_size(index)
+        if feature.height_width not in (None, (height, width)):
+            logger.warning(
+                "%s: pictures of %r are %dx%d, the shape in %s/meta/info.json is %s; batches have the pictures' size",
+                index.path, feature.key, width, height, self.meta.root, feature.shape,
+            )  # fmt: skip
         offsets = len(self._offsets.get(camera.key, (0,)))
         if feature.is_depth:
             lut = depth_lut(feature.info, f"{self.meta.root}/meta/info.json, {camera.key!r}")
@@ -275,17 +289,32 @@ class LeRobotSource:
         dtype = "uint8" if return_uint8 else "float32"
         return VideoField(camera.key, offsets, offsets == 1, height, width, 3, dtype)
 
-    def _check_video(self, feature: Feature, index: VideoIndex) -> None:
-        width, height = _shown_size(index)
-        if feature.height_width not in (None, (height, width)):
-            raise DatasetError(
-                f"{index.path}: pictures of {feature.key!r} are {width}x{height}, the shape in "
-                f"{self.meta.root}/meta/info.json is {feature.shape}; correct it or replace the file"
-            )
+    def _first_usable(self, camera: CameraFrames) -> VideoIndex:
+        """Of the camera's files: what a picture of it is. Raises what the first file raises if none can be used."""
+        first: GpuloadError | None = None
+        for file in range(len(camera.placement.files)):
+            try:
+                return self.video(camera.first_file + file)
+            except GpuloadError as error:
+                first = first or error
+        raise first or DatasetError(
+            f"{self.meta.root}/meta/episodes: camera {camera.key!r} has no file; leave it out with video_keys=[…]"
+        )
+
+    def _check_video(self, camera: CameraFrames, index: VideoIndex) -> None:
+        feature = self.meta.info.features[camera.key]
         if feature.is_depth and not is_depth_format(index.pixel_format):
             raise DatasetError(
                 f"{index.path}: {feature.key!r} is a depth map, which needs 12-bit pictures, got {index.pixel_format}; "
                 "set video.is_depth_map to false in info.json to read it as colour"
+            )
+
+        size = _shown_size(index)
+        expected = self._sizes.setdefault(camera.key, size)
+        if size != expected:
+            raise DatasetError(
+                f"{index.path}: pictures of {feature.key!r} are {size[0]}x{size[1]}, those of its other files "
+                f"{expected[0]}x{expected[1]}; encode the file again, or leave its episodes out with episodes=[…]"
             )
 
     def _digest(self) -> str:
@@ -297,51 +326,19 @@ class LeRobotSource:
         return digest.hexdigest()
 
 
-def plan_offsets(
-    features: Mapping[str, Feature], delta_timestamps: Mapping[str, Sequence[float]], *, fps: float, tolerance_s: float
-) -> dict[str, tuple[int, ...]]:
-    """Rows relative to the anchor for each key of ``delta_timestamps`` (seconds).
-
-    Raises:
-        ConfigError: an unknown key, a text, an empty list, or a time that is no multiple of 1/fps within the tolerance.
-    """
-    offsets: dict[str, tuple[int, ...]] = {}
-    for key, deltas in delta_timestamps.items():
-        feature = features.get(key)
-        if feature is None or feature.dtype == "string":
-            usable = ", ".join(k for k, f in features.items() if f.dtype != "string")
-            raise ConfigError(f"delta_timestamps: no window can be made of {key!r}; usable features are {usable}")
-        times_s = np.asarray(deltas, dtype=np.float64)
-        if times_s.ndim != 1 or not len(times_s) or not np.isfinite(times_s).all():
-            raise ConfigError(
-                f"delta_timestamps[{key!r}] must be a list of at least one number of seconds, got {deltas}"
-            )
-        rows = np.rint(times_s * fps)
-        off = np.abs(rows / fps - times_s)
-        if (off > tolerance_s).any():
-            worst = float(times_s[int(np.argmax(off))])
-            raise ConfigError(
-                f"delta_timestamps[{key!r}]: {worst} s is no multiple of 1/fps = {1 / fps:.6f} s within "
-                f"tolerance_s = {tolerance_s:g}"
-            )
-        offsets[key] = tuple(int(row) for row in rows)
-    return offsets
-
-
-def _task_texts(meta: Meta, rows: RowTable, noun: str) -> Mapping[int, str]:
-    names = meta.tasks if noun == "task" else meta.subtasks
-    stored = rows.numbers.get(f"{noun}_index")
-    if stored is None:
-        return {}
-    unknown = set(np.unique(stored).tolist()) - set(names)
-    if unknown:
-        raise DatasetError(f"{meta.root}/meta: rows have {noun}_index {min(unknown)}, which is not among the {noun}s")
-    return names
-
-
 def _shown_size(index: VideoIndex) -> tuple[int, int]:
     """(width, height) after rotation."""
     return (index.height, index.width) if index.rotation % 180 else (index.width, index.height)
+
+
+def _output(values: npt.NDArray[np.generic], key: str, root: Path) -> npt.NDArray[np.generic]:
+    """As samples have it: float32, int64 or bool."""
+    kind = values.dtype.kind
+    if kind == "u" and values.size and int(values.max()) > np.iinfo(np.int64).max:
+        raise DatasetError(f"{root}: feature {key!r} holds {values.max()}, beyond int64; remove it from info.json")
+    dtype = {"f": np.float32, "b": np.bool_}.get(kind, np.int64)
+    with np.errstate(over="ignore"):  # to infinity, as torch does
+        return values.astype(dtype, copy=False)
 
 
 def _image_tensor(pictures: npt.NDArray[np.generic]) -> torch.Tensor:

@@ -43,12 +43,22 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
 def read_names(path: Path, noun: str) -> dict[int, str]:
     table = read_parquet(path)
     column = f"{noun}_index"
-    name = next((c for c in (noun, "__index_level_0__") if c in table.column_names), None)
+    names = (noun, "__index_level_0__", *_index_columns(table))
+    name = next((c for c in names if c in table.column_names and c != column), None)
     if name is None or column not in table.column_names:
         got = ", ".join(table.column_names)
         raise DatasetError(f"{path}: expected columns {column!r} and {noun!r} (or '__index_level_0__'), got {got}")
     numbers = whole(np.array([number(i) for i in table[column].to_pylist()]), column, str(path), table.num_rows)
     return {int(i): str(text) for i, text in zip(numbers, table[name].to_pylist(), strict=True)}
+
+
+def _index_columns(table: pa.Table) -> list[str]:
+    """What pandas, which writes such tables, called the index: it holds the texts."""
+    try:
+        about = table.schema.pandas_metadata or {}
+        return [name for name in about.get("index_columns", ()) if isinstance(name, str)]
+    except (ValueError, AttributeError, TypeError):
+        return []  # damaged: a hint less
 
 
 def read_tasks_jsonl(path: Path) -> dict[int, str]:

@@ -1,12 +1,53 @@
 """One camera of a LeRobot dataset: which frame of which file each row's timestamp means."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from gpuload.errors import GpuloadError
 from gpuload.index.video import VideoIndex
 from gpuload.sources.lerobot_meta import Placement
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowTimes:
+    """The time of each row in its episode."""
+
+    seconds: npt.NDArray[np.float64]
+    """``[rows]``."""
+    slack_s: npt.NDArray[np.float64]
+    """``[rows]``: by how much storing it may have moved it, half a step of its format."""
+
+
+def row_times(stored: npt.NDArray[np.generic], frame_index: npt.NDArray[np.generic] | None, *, fps: float) -> RowTimes:
+    """What the ``timestamp`` column means: LeRobot stores ``frame_index / fps`` in 32 bits, whose steps become wider
+    than a tolerance of 0.1 ms at 2,048 s. A time that is one step from that quotient at most is the quotient."""
+    seconds = stored.astype(np.float64)
+    if stored.dtype == np.float64:
+        return RowTimes(seconds, np.zeros(len(seconds)))
+    with np.errstate(invalid="ignore"):  # of a time that is not finite
+        step_s = np.spacing(np.abs(seconds).astype(np.float32)).astype(np.float64)
+    if frame_index is None:
+        return RowTimes(seconds, step_s / 2)
+    grid_s = frame_index.astype(np.float64) / fps
+    on_grid = np.abs(seconds - grid_s) <= step_s
+    return RowTimes(np.where(on_grid, grid_s, seconds), np.where(on_grid, 0.0, step_s / 2))
+
+
+def nearest_frames(
+    wanted_s: npt.NDArray[np.float64], pts_s: npt.NDArray[np.float64], within_s: npt.NDArray[np.float64]
+) -> npt.NDArray[np.int32]:
+    """int32 ``[n]``: the frame whose pts is nearest to each wanted time, strictly within ``within_s``; else -1."""
+    if not len(pts_s):
+        return np.full(len(wanted_s), -1, dtype=np.int32)
+    after = np.minimum(np.searchsorted(pts_s, wanted_s), len(pts_s) - 1)
+    before = np.maximum(after - 1, 0)
+    nearest = np.where(np.abs(wanted_s - pts_s[before]) <= np.abs(pts_s[after] - wanted_s), before, after)
+    # NaN compares false, so a NaN timestamp has no frame
+    near = np.abs(pts_s[nearest] - wanted_s) < within_s
+    return np.where(near, nearest, -1).astype(np.int32)
 
 
 class CameraFrames:
@@ -18,14 +59,16 @@ class CameraFrames:
         first_file: int,
         placement: Placement,
         starts: npt.NDArray[np.int64],
-        timestamps_s: npt.NDArray[np.floating],
+        times: RowTimes,
         tolerance_s: float,
     ) -> None:
         self.key = key
         self.first_file = first_file
         """The number that ``SampleSource.video`` knows the camera's first file by."""
         self.placement = placement
-        self._starts, self._timestamps_s, self._tolerance_s = starts, timestamps_s, tolerance_s
+        self.errors: dict[int, GpuloadError] = {}
+        """Why a file, by its number in ``placement``, cannot be used. Asked again each time it is needed."""
+        self._starts, self._times, self._tolerance_s = starts, times, tolerance_s
         self._frame = np.full(int(starts[-1]), -1, dtype=np.int32)
         self._resolved = np.zeros(len(placement.files), dtype=np.bool_)
 
@@ -34,37 +77,40 @@ class CameraFrames:
         if self._resolved.all():
             return np.empty(0, dtype=np.int64)
         files = np.unique(self.placement.file[episodes]).astype(np.int64)
+        files = files[files >= 0]
         return files[~self._resolved[files]]
 
     def resolve(self, file: int, video: Callable[[int], VideoIndex]) -> None:
-        """Match all rows of one file to the nearest pts, strictly within the tolerance; others stay -1."""
-        pts_s = video(self.first_file + file).pts_s
+        """Match all rows of one file to the nearest pts, strictly within the tolerance; others stay -1. A file that
+        cannot be indexed costs its own rows only: they stay -1, and ``errors`` says why."""
+        try:
+            pts_s = video(self.first_file + file).pts_s
+        except GpuloadError as error:
+            self.errors[file] = error
+            return
+        self.errors.pop(file, None)
         for episode in np.flatnonzero(self.placement.file == file).tolist():
             rows = slice(int(self._starts[episode]), int(self._starts[episode + 1]))
-            self._frame[rows] = self._nearest(self.wanted_s(episode, self._timestamps_s[rows]), pts_s)
+            within_s = self._tolerance_s + self._times.slack_s[rows]
+            self._frame[rows] = nearest_frames(self.wanted_s(episode, rows), pts_s, within_s)
         self._resolved[file] = True
 
-    def wanted_s(self, episode: int, timestamps_s: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """Seconds in the file of an episode's timestamps."""
-        wanted_s: npt.NDArray[np.float64] = timestamps_s.astype(np.float64) + self.placement.start_s[episode]
+    def wanted_s(self, episode: int, rows: slice) -> npt.NDArray[np.float64]:
+        """Seconds in the file of some of an episode's rows."""
+        wanted_s: npt.NDArray[np.float64] = self._times.seconds[rows] + self.placement.start_s[episode]
         return wanted_s
 
     def files(self, episodes: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-        """int32 ``[n]`` numbers for ``SampleSource.video``."""
-        return self.placement.file[episodes] + np.int32(self.first_file)
+        """int32 ``[n]`` numbers for ``SampleSource.video``; -1: the metadata names no file."""
+        file = self.placement.file[episodes]
+        return np.where(file < 0, file, file + np.int32(self.first_file))
+
+    def usable(self, episodes: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Whether the file of each episode has been resolved."""
+        file = self.placement.file[episodes]
+        known: npt.NDArray[np.bool_] = (file >= 0) & np.append(self._resolved, False)[file]
+        return known
 
     def frames(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
         """Frame of each row, -1 where none is near; the rows' files are resolved."""
         return self._frame[rows]
-
-    def _nearest(self, wanted_s: npt.NDArray[np.float64], pts_s: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
-        if not len(pts_s):
-            return np.full(len(wanted_s), -1, dtype=np.int32)
-        after = np.minimum(np.searchsorted(pts_s, wanted_s), len(pts_s) - 1)
-        before = np.maximum(after - 1, 0)
-        nearest = np.where(np.abs(wanted_s - pts_s[before]) <= np.abs(pts_s[after] - wanted_s), before, after)
-        # NaN compares false, so a NaN timestamp has no frame
-        near = np.abs(pts_s[nearest] - wanted_s) < self._tolerance_s
-        # Timestamps are stored in 32 bits, whose steps are wider than the tolerance from 2,048 s on.
-        near |= pts_s[nearest].astype(np.float32) == wanted_s.astype(np.float32)
-        return np.where(near, nearest, -1).astype(np.int32)

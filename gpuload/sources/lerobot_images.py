@@ -1,6 +1,7 @@
 """Image features: pictures that lie in parquet rows, or in files that the rows name."""
 
 import io
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -26,6 +27,19 @@ class _Row:
     path: str | None
 
 
+def _row(value: object) -> _Row:
+    """A cell as Hugging Face's ``Image`` allows it: a struct, encoded bytes, or a path."""
+    if isinstance(value, dict):
+        return _row_of(value.get("bytes"), value.get("path"))
+    return _row_of(None, value) if isinstance(value, str) else _row_of(value, None)
+
+
+def _row_of(data: object, path: object) -> _Row:
+    if not isinstance(data, bytes | None) or not isinstance(path, str | None):
+        raise ValueError(f"a cell holds {type(data).__name__} and {type(path).__name__}, not bytes or a path")
+    return _Row(data, path)
+
+
 class ImageColumn:
     """One image feature of all rows. Safe between threads; row groups are read when asked for, the latest are kept."""
 
@@ -44,12 +58,14 @@ class ImageColumn:
         self._groups: OrderedDict[tuple[int, int], list[_Row]] = OrderedDict()
         self._group_starts: dict[int, npt.NDArray[np.int64]] = {}
         self._held_bytes = 0
-        self._lock = threading.Lock()
+        self._lock, self._pid = threading.Lock(), os.getpid()
 
-    def after_fork(self) -> None:
-        """A child calls it first: another thread of the parent may have held the lock."""
-        self._lock = threading.Lock()
-        self._groups, self._held_bytes = OrderedDict(), 0
+    def _own_lock(self) -> threading.Lock:
+        """Of this process: a parent's thread may have held the lock, and been at the groups, at the fork."""
+        if self._pid != os.getpid():
+            self._groups, self._held_bytes = OrderedDict(), 0
+            self._lock, self._pid = threading.Lock(), os.getpid()
+        return self._lock
 
     def read(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
         """``[n, C, H, W]`` of rows int64 ``[n]``: uint8 for 8-bit pictures, uint16, int32 or float32 for deeper ones.
@@ -83,7 +99,7 @@ class ImageColumn:
 
     def _path_of(self, path: str | None, row: int, where: str) -> Path:
         tried = []
-        if path:
+        if path and not os.path.isabs(path):  # that of another machine, else
             tried.append(self._root / inside(self._root, path, f"the picture's path in {where}"))
         if self._template is not None:
             fields = {
@@ -96,11 +112,12 @@ class ImageColumn:
             if candidate.exists():
                 return candidate
         raise DatasetError(
-            f"{where} has no bytes and no file (tried {', '.join(map(str, tried)) or 'none'}); download the images too"
+            f"{where} has no bytes and no file (its path is {path!r}, tried {', '.join(map(str, tried)) or 'none'}); "
+            "download the images too"
         )
 
     def _stored(self, file: int, row: int) -> _Row:
-        with self._lock:
+        with self._own_lock():
             path = self._files[file]
             try:
                 if file not in self._group_starts:
@@ -122,10 +139,7 @@ class ImageColumn:
         column = pq.ParquetFile(self._files[file], memory_map=True).read_row_group(group, columns=[self._key])[
             self._key
         ]
-        rows = [
-            _Row(value.get("bytes"), value.get("path")) if isinstance(value, dict) else _Row(value, None)
-            for value in column.to_pylist()
-        ]
+        rows = [_row(value) for value in column.to_pylist()]
         self._groups[file, group] = rows
         self._held_bytes += sum(len(row.data or b"") for row in rows)
         while self._held_bytes > _CACHE_BYTES and len(self._groups) > 1:

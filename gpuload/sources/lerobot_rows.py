@@ -1,6 +1,7 @@
 """The rows of a LeRobot dataset: parquet files read once into one array per feature, in the order of the samples."""
 
 import contextlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,14 @@ from gpuload.sources.lerobot_files import read_parquet
 from gpuload.sources.lerobot_images import ImageColumn
 from gpuload.sources.lerobot_meta import Feature, Meta
 
-_BOOKKEEPING = {"timestamp": "float32", "episode_index": "int64", "task_index": "int64"}
+logger = logging.getLogger(__name__)
+
+LANGUAGE = "language"
+"""LeRobot's dtype of annotations: a list of structs a row."""
+_NEEDED = {"timestamp": "float32", "episode_index": "int64", "task_index": "int64"}
 """Columns that samples need even where info.json does not list them."""
+_USUAL = {"frame_index": "int64", "index": "int64"}
+"""Those that samples have where the files have them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,7 +36,9 @@ class RowTable:
     numbers: Mapping[str, npt.NDArray[np.generic]]
     """``[rows, *shape]`` in the feature's dtype; shape (1,) is ``[rows]``."""
     texts: Mapping[str, npt.NDArray[np.object_]]
-    """``[rows]`` str."""
+    """``[rows]`` str, None where the row has none."""
+    lists: Mapping[str, "pa.ChunkedArray[Any]"]
+    """``[rows]`` of LeRobot's ``language`` features: lists of structs, made into Python's when asked for."""
     images: Mapping[str, ImageColumn]
 
     @property
@@ -43,40 +52,63 @@ def read_rows(meta: Meta) -> RowTable:
     Raises:
         DatasetError: a file or column is missing, damaged, ragged or contradicts the episodes.
     """
-    features = {key: f for key, f in meta.info.features.items() if not f.is_video}
-    for key, dtype in _BOOKKEEPING.items():
+    features = {key: f for key, f in meta.info.features.items() if not f.is_video and _is_readable(f, meta.root)}
+    for key, dtype in _NEEDED.items():
         features.setdefault(key, Feature(key, dtype, (1,), (), {}))
+    files, tables = _read_files(meta, [key for key, f in features.items() if not f.is_image])
+    for key, dtype in _USUAL.items():
+        if all(key in table.column_names for table in tables):
+            features.setdefault(key, Feature(key, dtype, (1,), (), {}))
     plain = [key for key, f in features.items() if not f.is_image]
-    files, tables = _read_files(meta, plain)
     sizes = [table.num_rows for table in tables]
     episode = np.concatenate([_column(p, t, features["episode_index"]) for p, t in zip(files, tables, strict=True)])
     order = _row_order(meta, files, tables, features, episode.astype(np.int64))
     starts = np.concatenate([[0], np.cumsum(meta.episodes.length)]).astype(np.int64)
     numbers: dict[str, npt.NDArray[np.generic]] = {}
     texts: dict[str, npt.NDArray[np.object_]] = {}
+    lists: dict[str, pa.ChunkedArray[Any]] = {}
     for key in plain:
-        if features[key].dtype == "string":
+        if features[key].dtype == LANGUAGE:
+            column = pa.concat_tables([t.select([key]) for t in tables], promote_options="default")[key]
+            lists[key] = column if order is None else column.take(order)
+        elif features[key].dtype == "string":
             texts[key] = _ordered(
                 np.concatenate([_texts(p, t, key) for p, t in zip(files, tables, strict=True)]), order
             )
-            continue
-        parts = [_column(p, t, features[key]) for p, t in zip(files, tables, strict=True)]
-        numbers[key] = _ordered(parts[0] if len(parts) == 1 else np.concatenate(parts), order)
+        else:
+            parts = [_column(p, t, features[key]) for p, t in zip(files, tables, strict=True)]
+            numbers[key] = _ordered(parts[0] if len(parts) == 1 else np.concatenate(parts), order)
     file_starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     images = {
         key: ImageColumn(meta.root, key, tuple(files), file_starts, order, meta.info.image_path, numbers)
         for key, f in features.items()
         if f.is_image
     }
-    return RowTable(starts, numbers, texts, images)
+    return RowTable(starts, numbers, texts, lists, images)
+
+
+def _is_readable(feature: Feature, root: Path) -> bool:
+    """Whether there is a way to hand it out; one that there is none for is left out, not the dataset."""
+    if feature.is_image or feature.dtype in ("string", LANGUAGE):
+        return True
+    try:
+        return np.dtype(feature.dtype).kind in "fiub"
+    except TypeError:
+        logger.warning(
+            "%s: feature %r has the dtype %r and is left out; readable are numbers, bool, string, language, image and "
+            "video", root / "meta" / "info.json", feature.key, feature.dtype,
+        )  # fmt: skip
+        return False
 
 
 def _read_files(meta: Meta, columns: list[str]) -> tuple[list[Path], list[pa.Table]]:
     """The data files that hold the chosen episodes' rows, whatever file the metadata names for them."""
     used = np.unique(meta.episodes.data.file)
-    files = [meta.root / meta.episodes.data.files[i] for i in used]
+    named = [meta.root / meta.episodes.data.files[i] for i in used.tolist() if i >= 0]
+    files = [path for path in named if path.exists()]  # one that is not there is missed if its rows are nowhere
     tables = [_read_columns(path, columns) for path in files]
-    missing = set(meta.episodes.index.tolist()).difference(*(_episodes_in(t) for t in tables))
+    missing = set(meta.episodes.index[meta.episodes.length > 0].tolist())
+    missing = missing.difference(*(_episodes_in(t) for t in tables))
     if missing:  # LeRobot 0.4.4's converter can name the neighbouring file
         known = set(files)
         for path in sorted((meta.root / "data").glob("**/*.parquet")):
@@ -88,13 +120,21 @@ def _read_files(meta: Meta, columns: list[str]) -> tuple[list[Path], list[pa.Tab
                     missing -= found
     if missing:
         first = min(missing)
-        place = int(np.searchsorted(meta.episodes.index, first))
-        named = meta.episodes.data.files[meta.episodes.data.file[place]]
+        place = _file_of(meta, int(np.searchsorted(meta.episodes.index, first)))
+        what = "holds no" if place.exists() else "is missing, and it should hold the"
         raise DatasetError(
-            f"{meta.root / named}: no rows of episode {first} there or in another file of {meta.root / 'data'}; "
+            f"{place} {what} rows of episode {first}, nor does another file of {meta.root / 'data'}; "
             "download the dataset again"
         )
+    if not files:
+        raise DatasetError(f"{meta.root / 'data'}: no episode has rows; record or download some")
     return files, tables
+
+
+def _file_of(meta: Meta, episode: int) -> Path:
+    """What the metadata name as an episode's data file, or the folder."""
+    file = int(meta.episodes.data.file[episode])
+    return meta.root / (meta.episodes.data.files[file] if file >= 0 else "data")
 
 
 def _episodes_in(table: pa.Table) -> set[int]:
@@ -102,12 +142,15 @@ def _episodes_in(table: pa.Table) -> set[int]:
 
 
 def _read_columns(path: Path, columns: list[str]) -> pa.Table:
-    if path.exists():
-        with contextlib.suppress(pa.ArrowException, OSError, ValueError):  # read_parquet reports the same better
-            absent = sorted(set(columns) - set(pq.read_schema(path).names))
-            if absent:
-                raise _no_column(path, absent[0])
-    return read_parquet(path, columns)
+    """These columns, and those of ``_USUAL`` that there are."""
+    wanted = columns
+    with contextlib.suppress(pa.ArrowException, OSError, ValueError):  # read_parquet reports the same better
+        names = pq.read_schema(path).names
+        absent = sorted(set(columns) - set(names))
+        if absent:
+            raise _no_column(path, absent[0])
+        wanted = [*columns, *(key for key in _USUAL if key in names and key not in columns)]
+    return read_parquet(path, wanted)
 
 
 def _no_column(path: Path, key: str) -> DatasetError:
@@ -129,9 +172,9 @@ def _row_order(
     wrong = np.flatnonzero(count != meta.episodes.length)
     if len(wrong):
         e = int(wrong[0])
-        named = meta.root / meta.episodes.data.files[meta.episodes.data.file[e]]
         raise DatasetError(
-            f"{named}: episode {wanted[e]} has {count[e]} rows, its metadata says {meta.episodes.length[e]}; "
+            f"{_file_of(meta, e)}: episode {wanted[e]} has {count[e]} rows, "
+            f"its metadata says {meta.episodes.length[e]}; "
             "download the dataset again"
         )
     if "frame_index" not in features:
@@ -152,27 +195,24 @@ def _ordered(values: npt.NDArray[Any], order: npt.NDArray[np.int64] | None) -> n
 
 
 def _texts(path: Path, table: pa.Table, key: str) -> npt.NDArray[np.object_]:
-    """``[rows]`` str; equal texts are one object."""
-    column = table[key].combine_chunks()
+    """``[rows]`` str, None where there is none; equal texts are one object."""
+    stored = table[key]
+    if pa.types.is_dictionary(stored.type):
+        stored = stored.cast(stored.type.value_type)
+    column = stored.combine_chunks()
     if isinstance(column, pa.ChunkedArray):
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.string())
-    if column.null_count or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        raise DatasetError(f"{path}: feature {key!r} should be text in every row, got {column.type}; correct the file")
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise DatasetError(f"{path}: feature {key!r} should be text, got {column.type}; correct the file")
     coded = column.dictionary_encode()
     words = np.array([*coded.dictionary.to_pylist(), None], dtype=object)
-    texts: npt.NDArray[np.object_] = words[coded.indices.to_numpy(zero_copy_only=False)]
+    texts: npt.NDArray[np.object_] = words[coded.indices.fill_null(len(words) - 1).to_numpy(zero_copy_only=False)]
     return texts
 
 
 def _column(path: Path, table: pa.Table, feature: Feature) -> npt.NDArray[np.generic]:
     """``[rows, *shape]`` of one file, without copying where its chunk and dtype allow."""
-    try:
-        dtype = np.dtype(feature.dtype)
-    except TypeError as error:
-        raise DatasetError(
-            f"feature {feature.key!r} has the dtype {feature.dtype!r}, readable are numbers, bool, string, image and "
-            "video; remove it from info.json's features"
-        ) from error
+    dtype = np.dtype(feature.dtype)
     shape = () if feature.shape in ((), (1,)) else feature.shape
     parts = [_chunk(path, chunk, feature, shape) for chunk in table[feature.key].chunks]
     values = parts[0] if len(parts) == 1 else np.concatenate([np.empty((0, *shape), dtype), *parts])

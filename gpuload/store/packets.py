@@ -1,7 +1,6 @@
 """Packets of a file as bytes: by byte range where the index knows it, else by demuxing."""
 
 import av
-import numpy as np
 
 from gpuload.errors import VideoError
 from gpuload.index.video import VideoIndex
@@ -25,19 +24,24 @@ def demux_packets(video: VideoIndex, first: int, last: int) -> list[memoryview]:
     """Packets ``first .. last`` of a file whose packets are not plain byte ranges, counted from its beginning.
 
     Exact and slow: such containers (TS, some MKV) have no table to jump by.
+
+    Raises:
+        VideoError: it cannot be read, or has fewer packets than its index.
     """
-    wanted = np.arange(first, last + 1)
     out: list[memoryview] = []
-    with av.open(video.path) as container:
-        number = 0
-        for packet in container.demux(container.streams.video[0]):
-            if not packet.size:
-                continue
-            if number >= first:
-                out.append(memoryview(bytes(packet)))
-            number += 1
-            if number > last:
-                break
-    if len(out) != len(wanted):
+    try:
+        with av.open(video.path) as container:
+            number = 0
+            for packet in container.demux(container.streams[video.stream]):
+                if not packet.size:
+                    continue
+                if number >= first:
+                    out.append(memoryview(bytes(packet)))
+                number += 1
+                if number > last:
+                    break
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(f"{video.path}: cannot be read any more ({error}); is it still there?") from error
+    if len(out) != last + 1 - first:
         raise VideoError(f"{video.path}: packet {first + len(out)} is missing: the file has changed; open it again")
     return out

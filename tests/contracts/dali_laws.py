@@ -9,9 +9,9 @@ import pytest
 
 from gpuload.decode.base import Decoder
 from gpuload.decode.dali import TOLERANCE, DaliDecoder, unusable
+from gpuload.decode.runs import stream_of
 from gpuload.errors import ConfigError
 from gpuload.index.load import load_index
-from gpuload.pipeline.direct import stream_of
 from tests.contracts.decoder import DecoderContract, coded_videos, run_of
 from tests.videos import decode_all, make_video
 

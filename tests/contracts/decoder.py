@@ -10,10 +10,11 @@ import numpy.typing as npt
 import pytest
 
 from gpuload.decode.base import Decoder, Run
+from gpuload.decode.runs import entries, stream_of
 from gpuload.errors import DecodeError
 from gpuload.index.load import load_index
 from gpuload.index.video import VideoIndex
-from gpuload.pipeline.direct import entries, read_packets, stream_of
+from gpuload.pipeline.direct import read_packets
 from tests.videos import decode_all, make_video
 
 CODECS = ("libx264", "libx265", "libsvtav1", "libvpx-vp9")

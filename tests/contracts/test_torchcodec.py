@@ -15,12 +15,13 @@ import pytest
 
 from gpuload.decode.base import Decoder, Run
 from gpuload.decode.pyav import PyavDecoder
+from gpuload.decode.runs import stream_of
 from gpuload.decode.torchcodec import TorchcodecDecoder, unusable
 from gpuload.errors import ConfigError, DecodeError
 from gpuload.ffmpeg import bundled_libraries, environment, in_effect
 from gpuload.index.load import load_index
 from gpuload.index.video import Color, VideoIndex
-from gpuload.pipeline.direct import read_packets, stream_of
+from gpuload.pipeline.direct import read_packets
 from tests.boxes import joined
 from tests.contracts.decoder import CODECS, DecoderContract, coded_videos, run_of
 from tests.videos import decode_all, make_video

@@ -13,12 +13,12 @@ from gpuload_kernels.formats import layout_of
 
 from gpuload.decode.base import Decoder
 from gpuload.decode.dali import DaliDecoder
+from gpuload.decode.runs import stream_of
 from gpuload.decode.torchcodec import TorchcodecDecoder
 from gpuload.device.nvdec import NvdecTable
 from gpuload.errors import GpuloadError
 from gpuload.index.load import load_index
 from gpuload.picture import DevicePicture
-from gpuload.pipeline.direct import stream_of
 from tests.contracts.decoder import GOP, Coded, DecoderContract, run_of
 from tests.gpu.conftest import DEVICE
 from tests.gpu.pictures import HEIGHT, WIDTH, components, rgb_of

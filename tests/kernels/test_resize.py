@@ -82,7 +82,7 @@ def test_colours_are_clamped_before_they_are_mixed(device: torch.device) -> None
 )
 def test_several_slots_of_every_dtype(dtype: torch.dtype, bound: float, device: torch.device) -> None:
     pictures = [noise("nv12", 47, 29, seed=seed) for seed in range(2)]
-    jobs = [Job(picture.planes(), crop=(3 * n, 5 * n), flip=n == 1, padding=17) for n, picture in enumerate(pictures)]
+    jobs = [Job(picture.planes(), crop=(3 * n, 5 * n), flip=n == 1, padding=18) for n, picture in enumerate(pictures)]
     target = Target(15, 15, dtype, crop_height=26, crop_width=42)
     slots = run(device, Source("nv12", 47, 29), target, jobs, gap=40)
     for n, (picture, slot) in enumerate(zip(pictures, slots, strict=True)):

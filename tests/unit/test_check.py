@@ -15,8 +15,11 @@ from typer.testing import CliRunner
 from gpuload.check import check_dataset
 from gpuload.cli import app
 from gpuload.demo import write_dataset
+from gpuload.errors import DecodeError
 from gpuload.findings import Finding
 from gpuload.index import keyframes as keyframes_module
+from gpuload.index.load import load_index
+from gpuload.video import Video
 from tests.boxes import rows, split, stbl_of, table, write
 from tests.older import write_older
 
@@ -230,7 +233,26 @@ def test_a_false_keyframe_is_found_by_decoding(root: Path, monkeypatch: pytest.M
     more = sorted([*rows(keyframes, 1), (4,)])
     stbl.inner[stbl.inner.index(keyframes)] = table(b"stss", more)
     write(root / VIDEO, before, moov)
-    assert only(check_dataset(root, deep=True), VIDEO, f"1 of {len(more)}", "keyframes").severity == "error"
+    found = only(check_dataset(root, deep=True), VIDEO, "in 1 keyframe windows", "packet 3", "calls it a keyframe")
+    assert found.severity == "error"
+
+
+def test_what_training_refuses_is_found_by_decoding(root: Path) -> None:
+    """Bits are flipped until the loader's decoder refuses a picture that FFmpeg, left alone, would paint over."""
+    sound, rng = (root / VIDEO).read_bytes(), np.random.default_rng(0)
+    index = load_index(root / VIDEO)
+    for _ in range(200):
+        data = bytearray(sound)
+        packet = int(rng.integers(len(index.pos)))
+        data[int(index.pos[packet]) + int(rng.integers(16, index.size[packet]))] ^= 1 << int(rng.integers(8))
+        (root / VIDEO).write_bytes(data)
+        try:
+            Video(root / VIDEO).frames(range(index.num_frames))
+        except DecodeError:
+            break
+    else:
+        pytest.fail("no flipped bit was refused")
+    assert only(check_dataset(root, deep=True), VIDEO, "pictures cannot be decoded").severity == "error"
 
 
 @pytest.mark.parametrize("version", ["v2.0", "v2.1"])

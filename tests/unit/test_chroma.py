@@ -9,11 +9,11 @@ from pathlib import Path
 import av
 import pytest
 
+from gpuload.decode.runs import stream_of
 from gpuload.index.chroma import chroma_location
 from gpuload.index.demux import demux_index
 from gpuload.index.load import load_index
 from gpuload.index.mp4 import parse_mp4
-from gpuload.pipeline.direct import stream_of
 from tests.parameter_sets import Writer, write_h264, write_hevc
 from tests.videos import make_video
 

@@ -102,6 +102,19 @@ def test_image_transforms_see_cameras_only(pristine: Path) -> None:
     assert torch.equal(tensor(flipped[5]["action"]), tensor(plain[5]["action"]))
 
 
+def test_image_transforms_come_sample_by_sample_and_camera_by_camera(pristine: Path) -> None:
+    seen: list[torch.Tensor] = []
+
+    def remember(picture: torch.Tensor) -> torch.Tensor:
+        seen.append(picture)
+        return picture
+
+    samples = LeRobotDataset(pristine, image_transforms=remember).__getitems__([3, 40])
+    expected = [tensor(sample[key]) for sample in samples for key in (TOP, WRIST)]
+    assert len(seen) == 4
+    assert all(torch.equal(a, b) for a, b in zip(seen, expected, strict=True))
+
+
 def test_indices_outside_raise_index_error(pristine: Path) -> None:
     dataset = LeRobotDataset(pristine)
     for index in (len(dataset), -len(dataset) - 1):
@@ -148,7 +161,8 @@ def test_numbers_of_every_type_and_rank_come_back(copy: Path, dtype: str, shape:
     add_feature(copy, "extra", dtype, shape, stored)
     got = tensor(LeRobotSource(copy, video_keys=[]).columns(np.array([5, 41, 5]))["extra"])
     np.testing.assert_array_equal(got.numpy(), values[[5, 41, 5]].reshape(3, *([] if shape == [1] else shape)))
-    assert got.numpy().dtype == np.dtype(dtype)
+    # as torch.tensor makes them of Python's numbers, which is what LeRobot's samples go through
+    assert got.dtype == torch.tensor(values[5].tolist()).dtype
 
 
 def test_texts_come_back(copy: Path) -> None:
@@ -223,6 +237,7 @@ def test_tasks_are_read_under_both_names(copy: Path) -> None:
 
 @pytest.mark.parametrize("column", ["subtask", "__index_level_0__"])
 def test_subtasks_come_as_texts(copy: Path, column: str) -> None:
+    assert LeRobotDataset(copy).meta.subtasks is None
     rows = EPISODES * FRAMES
     numbers = np.arange(rows) // 7 % 3
     add_feature(copy, "subtask_index", "int64", [1], pa.array(numbers))
@@ -266,10 +281,25 @@ def test_an_older_layout_gives_the_same_rows(pristine: Path, tmp_path: Path, ver
         ({"video_keys": ["front"]}, "front"),
         ({"revision": "v1"}, "revision"),
         ({"force_cache_sync": True}, "force_cache_sync"),
-        ({"video_backend": "video_reader"}, "video_backend"),
-        ({"batch_encoding_size": 2}, "batch_encoding_size"),
+        ({"video_backend": "opencv"}, "video_backend"),
+        ({"depth_output_unit": "m"}, "depth_output_unit"),
+        ({"episodes": [1.9]}, r"episodes.*1\.9"),
+        ({"episodes": ["1"]}, "episodes.*'1'"),
+        ({"episodes": [True]}, "episodes.*True"),
+        ({"episodes": [2**64]}, "episodes"),
     ],
 )
 def test_arguments_that_cannot_be_used_are_refused_by_name(pristine: Path, arguments: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         LeRobotDataset(pristine, **arguments)
+
+
+def test_arguments_that_change_nothing_are_taken(pristine: Path) -> None:
+    plain = LeRobotDataset(pristine)[3]
+    other = LeRobotDataset(
+        "me/mine", pristine, revision="v3.0", video_backend="video_reader", batch_encoding_size=4, vcodec="h264"
+    )[3]
+    assert plain.keys() == other.keys()
+    assert torch.equal(tensor(plain[TOP]), tensor(other[TOP]))
+    with pytest.raises(TypeError, match="colour"):
+        LeRobotDataset(pristine, colour="red")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from gpuload.datasets import LeRobotDataset
 from gpuload.errors import DatasetError, FrameNotFound, GpuloadError, VideoError
@@ -35,20 +36,19 @@ def cut_short(name: str) -> Callable[[Path], None]:
     return cut
 
 
-def taller(root: Path) -> None:
-    edit_json(root / "meta/info.json", lambda v: v["features"][TOP].update(shape=[480, 640, 3]))
+def tensor(value: object) -> torch.Tensor:
+    assert isinstance(value, torch.Tensor)
+    return value
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no json": (lambda root: (root / "meta/info.json").write_text("{"), r"info\.json"),
     "json list": (lambda root: (root / "meta/info.json").write_text("[]"), r"info\.json"),
-    "wrong fps": (info(fps=15), "fps is 15"),
     "fps text": (info(fps="many"), "fps"),
     "old version": (info(codebase_version="v1.6"), "v1.6"),
     "escaping data": (info(data_path="../{chunk_index}/{file_index}"), "outside"),
     "escaping video": (info(video_path="/etc/{video_key}"), "outside"),
     "unknown field": (info(video_path="videos/{camera}"), "known fields"),
-    "size": (taller, "128x96"),
     "no data": (lambda root: (root / DATA).unlink(), r"file-000\.parquet"),
     "cut data": (cut_short(DATA), r"file-000\.parquet"),
     "cut episodes": (cut_short("meta/episodes/**/*.parquet"), "episodes"),
@@ -57,7 +57,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "rows missing": (lambda root: edit_table(root / DATA, lambda t: t.slice(0, 30)), "episode"),
     "no video": (lambda root: shutil.rmtree(root / "videos" / WRIST), "wrist.*video_keys"),
     "cut video": (cut_short(f"videos/{TOP}/**/*.mp4"), "mp4"),
-    "cut stats": (lambda root: (root / "meta/stats.json").write_text("nope"), r"stats\.json"),
 }
 
 
@@ -67,6 +66,38 @@ def test_damage_is_one_error_that_names_the_place(copy: Path, name: str) -> None
     damage(copy)
     with pytest.raises((DatasetError, VideoError), match=message):
         LeRobotDataset(copy)[0]
+
+
+def test_a_wrong_fps_is_an_error_where_rows_are_counted_by_it(copy: Path) -> None:
+    right = LeRobotDataset(copy)[7]
+    info(fps=15)(copy)
+    assert torch.equal(tensor(LeRobotDataset(copy)[7][TOP]), tensor(right[TOP]))
+    with pytest.raises(DatasetError, match="fps is 15"):
+        LeRobotDataset(copy, delta_timestamps={"action": [0.0, 1 / 15]})
+
+
+def test_a_wrong_size_is_told_and_pictures_have_their_own(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    edit_json(copy / "meta/info.json", lambda v: v["features"][TOP].update(shape=[480, 640, 3]))
+    assert tensor(LeRobotDataset(copy)[0][TOP]).shape == (3, 96, 128)
+    assert "128x96" in caplog.text
+
+
+def test_damaged_statistics_are_told_when_they_are_asked_for(copy: Path) -> None:
+    (copy / "meta/stats.json").write_text("nope")
+    dataset = LeRobotDataset(copy)
+    dataset[0]
+    with pytest.raises(DatasetError, match=r"stats\.json"):
+        _ = dataset.meta.stats
+
+
+def test_a_task_that_is_not_in_the_table_costs_its_samples(copy: Path) -> None:
+    numbers = np.zeros(EPISODES * FRAMES, np.int64)
+    numbers[13] = -1
+    edit_table(copy / DATA, lambda table: replace(table, "task_index", pa.array(numbers)))
+    dataset = LeRobotDataset(copy, video_keys=[])
+    dataset.__getitems__([12, 14])
+    with pytest.raises(DatasetError, match="sample 13 has task_index -1"):
+        dataset.__getitems__([12, 13])
 
 
 @pytest.mark.parametrize("shift", [0.011, math.nan])

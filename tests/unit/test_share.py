@@ -11,9 +11,10 @@ import torch
 
 from gpuload.decode.base import Run, Stream
 from gpuload.decode.pyav import PyavDecoder
+from gpuload.decode.runs import entries, stream_of
 from gpuload.index.load import load_index
 from gpuload.picture import DevicePicture, PictureForm
-from gpuload.pipeline.direct import entries, read_packets, stream_of
+from gpuload.pipeline.direct import read_packets
 from gpuload.pipeline.share import Sharing, same_samples
 from tests.videos import make_video
 
@@ -68,9 +69,9 @@ def test_equal_pictures_are_shared_and_others_are_not(
     stream, run = coded
     pictures: dict[int, Any] = dict(PyavDecoder().decode(stream, run))
     sharing = Sharing(wanted=True)
-    assert sharing.is_unknown(stream)
+    assert sharing.is_to_verify(stream)
     sharing.verify(stream, run, pictures)
-    assert not sharing.is_unknown(stream)
+    assert not sharing.is_to_verify(stream)
     assert not sharing.allowed(), "the device has not been measured"
     sharing.measured(True, frames=10, busy_s=0.1)
     assert sharing.allowed() == {("h264", 8)}
@@ -82,7 +83,7 @@ def test_equal_pictures_are_shared_and_others_are_not(
     with caplog.at_level(logging.WARNING):
         other.verify(stream, run, {**pictures, 3: pictures[4]})
     assert not other.allowed()
-    assert not other.is_unknown(stream)
+    assert not other.is_to_verify(stream)
     assert "v.mp4" in caplog.text
     missing = Sharing(wanted=True)
     missing.measured(True, frames=10, busy_s=0.1)
@@ -95,11 +96,11 @@ def test_a_damaged_run_proves_nothing(coded: tuple[Stream, Run]) -> None:
     sharing = Sharing(wanted=True)
     damaged = Run(0, [bytes(len(packet)) for packet in run.packets], run.entries, run.wanted)
     sharing.verify(stream, damaged, {})
-    assert sharing.is_unknown(stream)
+    assert sharing.is_to_verify(stream)
 
 
 def test_nothing_is_verified_where_a_backend_was_asked_for(coded: tuple[Stream, Run]) -> None:
-    assert not Sharing(wanted=False).is_unknown(coded[0])
+    assert not Sharing(wanted=False).is_to_verify(coded[0])
 
 
 def test_the_pace_follows_what_is_measured() -> None:

@@ -1,0 +1,205 @@
+"""Which samples come when, and how far that has got: what a loader's state is."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuload.errors import ConfigError, StateMismatch
+from gpuload.plan.order import EpochOrder, epoch_order, num_steps, rank_batch
+from gpuload.plan.shuffle import Runs, plan_runs
+from gpuload.sources.base import SampleSource
+
+logger = logging.getLogger(__name__)
+
+STATE_VERSION = 1
+BLOCK_ORDER = 2
+"""Counts what changed the order that a seed means in block shuffle: 2, shorter runs."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Iteration:
+    """One playing of an epoch, or of what is left of it."""
+
+    epoch: int
+    steps: int
+    """Batches on this rank."""
+    samples_of: Callable[[int], npt.NDArray[np.int64]]
+    """Samples of this rank's batch ``0 <= step < steps``."""
+    num_samples: int
+    """Of the whole epoch's order, over all ranks."""
+
+
+class Schedule:
+    """The order of every epoch, and the position in the one that is played. Used by one thread."""
+
+    def __init__(
+        self,
+        source: SampleSource,
+        kind: str,
+        *,
+        seed: int,
+        sampler: Iterable[int] | None,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        drop_last: bool,
+        buffer_bytes: int,
+    ) -> None:
+        """``kind``: ``sequential``, ``global``, ``block`` or ``sampler``; ``buffer_bytes``: of block shuffle."""
+        self._source, self._kind, self._seed, self._sampler = source, kind, seed, sampler
+        self._batch_size, self._rank, self._world_size, self._drop_last = batch_size, rank, world_size, drop_last
+        self._buffer_bytes = buffer_bytes
+        self._epoch = 0
+        self._resume_at, self._position = 0, 0
+        """Positions of the epoch's order: where an iteration begins, and what has been delivered."""
+        self._current: Iteration | None = None
+        """The iteration whose progress is the state."""
+        self._played: set[int] = set()
+        self._sampler_digest: str | None = None
+        self._order: tuple[int, EpochOrder] | None = None
+        self._runs: Runs | None = None
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch on this rank.
+
+        Raises:
+            TypeError: the sampler has no length.
+        """
+        return self._steps(len(self._source if self._sampler is None else self._sampler))  # type: ignore[arg-type]
+
+    def begin(self) -> Iteration:
+        """The epoch from its beginning, or from where a loaded state says.
+
+        Raises:
+            StateMismatch: the sampler gives another order than when the state was taken.
+            ConfigError: it gives samples that there are not.
+        """
+        order, start = self._epoch_order(), self._resume_at
+        if self._sampler is not None:
+            self._check_sampler(order, start)
+        elif self._kind != "sequential" and start == 0 and self._epoch in self._played:
+            logger.warning(
+                "epoch %d is played a second time, in the same order: call loader.set_epoch(epoch) before each epoch",
+                self._epoch,
+            )
+        batch_size, rank, world_size = self._batch_size, self._rank, self._world_size
+
+        def samples_of(step: int) -> npt.NDArray[np.int64]:
+            begin = start + step * batch_size * world_size
+            return rank_batch(order, begin, batch_size=batch_size, rank=rank, world_size=world_size)
+
+        total = len(order.samples)
+        self._position = start
+        self._current = Iteration(self._epoch, self._steps(total - start), samples_of, total)
+        return self._current
+
+    def advance(self, iteration: Iteration) -> None:
+        """One of its batches has been delivered."""
+        if iteration is self._current:
+            self._position = min(self._position + self._batch_size * self._world_size, iteration.num_samples)
+
+    def finish(self, iteration: Iteration) -> None:
+        """It has come to its end: the next one of this epoch begins at its beginning."""
+        if iteration is self._current:
+            self._played.add(self._epoch)
+            self._resume_at = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch ``begin`` means next; in that of a loaded state it goes on to begin where that says."""
+        if int(epoch) != self._epoch:
+            self._epoch, self._resume_at = int(epoch), 0
+        self._position, self._current = self._resume_at, None
+        tell: Callable[[int], object] | None = getattr(self._sampler, "set_epoch", None)
+        if tell is not None:
+            tell(self._epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is, after the last batch that was delivered: small, JSON-able, the same on every rank."""
+        state = {
+            "version": STATE_VERSION,
+            "fingerprint": self._source.fingerprint,
+            "order": self._order_settings(),
+            "epoch": self._epoch,
+            "position": self._position,
+        }
+        return state if self._sampler is None else {**state, "sampler": self._sampler_digest}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The next iteration goes on with the very next sample.
+
+        Raises:
+            StateMismatch: it belongs to another dataset or order; names the difference.
+        """
+        mine = self.state_dict()
+        for name in ("version", "fingerprint", "order"):
+            theirs = state.get(name)
+            if theirs != mine[name]:
+                if isinstance(theirs, Mapping):
+                    changed = sorted(k for k in {*theirs, *mine[name]} if theirs.get(k) != mine[name].get(k))
+                    detail = ", ".join(f"{k}: {theirs.get(k)!r} there, {mine[name].get(k)!r} here" for k in changed)
+                else:
+                    detail = f"{theirs!r} there, {mine[name]!r} here"
+                what = {
+                    "fingerprint": "another dataset (or other episodes or delta_timestamps)",
+                    "order": "another order",
+                }
+                raise StateMismatch(f"the state is of {what.get(name, 'another ' + name)}: {detail}")
+        position = int(state["position"])
+        if position < 0 or (position > len(self._source) and self._sampler is None):
+            raise StateMismatch(f"the state's position {position} is outside the epoch of {len(self._source)} samples")
+        self.set_epoch(int(state["epoch"]))
+        self._position = self._resume_at = position
+        self._sampler_digest = state.get("sampler")
+
+    def _steps(self, remaining: int) -> int:
+        return num_steps(remaining, batch_size=self._batch_size, world_size=self._world_size, drop_last=self._drop_last)
+
+    def _order_settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {"shuffle": self._kind, "seed": self._seed, "num_samples": len(self._source)}
+        if self._kind == "block":
+            settings |= {"shuffle_buffer_bytes": self._buffer_bytes, "block_order": BLOCK_ORDER}
+            settings["runs"] = self._planned_runs().digest()  # other GOPs (encoded anew) mean another order
+        return settings
+
+    def _planned_runs(self) -> Runs:
+        """Those of block shuffle. Indexes every file of the camera with the longest GOPs, once."""
+        if self._runs is None:
+            self._runs = plan_runs(
+                self._source.episode_starts(),
+                self._source.gop_starts(),
+                len(self._source),
+                reach=self._source.reach,
+                sample_pixels=sum(f.height * f.width for f in self._source.video_fields),
+                buffer_bytes=self._buffer_bytes,
+            )
+        return self._runs
+
+    def _epoch_order(self) -> EpochOrder:
+        if self._sampler is not None:
+            samples = np.fromiter(self._sampler, np.int64)
+            if len(samples) and not (samples.min() >= 0 and samples.max() < len(self._source)):
+                raise ConfigError(
+                    f"the sampler gave {samples.min()} to {samples.max()}, samples are 0 to {len(self._source) - 1}"
+                )
+            return EpochOrder(samples, None)
+        if self._order is None or self._order[0] != self._epoch:
+            runs = self._planned_runs() if self._kind == "block" else None
+            order = epoch_order(self._kind, len(self._source), seed=self._seed, epoch=self._epoch, runs=runs)
+            self._order = self._epoch, order
+        return self._order[1]
+
+    def _check_sampler(self, order: EpochOrder, start: int) -> None:
+        digest = hashlib.sha256(order.samples.tobytes()).hexdigest()
+        if start and self._sampler_digest not in (None, digest):
+            raise StateMismatch(
+                "the sampler gives another order than when the state was taken; make its order a function of the epoch "
+                "(a seed, and set_epoch), or begin the epoch anew"
+            )
+        if start > len(order.samples):
+            raise StateMismatch(f"the state's position {start} is beyond the sampler's {len(order.samples)} samples")
+        self._sampler_digest = digest

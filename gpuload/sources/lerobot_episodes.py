@@ -1,0 +1,142 @@
+"""LeRobot's table of episodes, v3's parquet files and v2's lines of JSON."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gpuload.errors import ConfigError, DatasetError
+from gpuload.sources.lerobot_files import number, read_jsonl, read_parquet, whole
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EpisodeTable:
+    """E episodes, ascending by ``index``."""
+
+    source: str
+    index: npt.NDArray[np.int64]
+    length: npt.NDArray[np.int64]
+    tasks: tuple[tuple[str, ...], ...]
+    columns: Mapping[str, npt.NDArray[np.float64]]
+    """v3: every other number column, NaN where null."""
+
+    def subset(self, episodes: Iterable[int], root: str) -> "EpisodeTable":
+        """The episodes of these numbers.
+
+        Raises:
+            ConfigError: one of them is not here, or there are none.
+        """
+        asked = np.unique(np.fromiter(episodes, dtype=np.int64))
+        unknown = np.setdiff1d(asked, self.index)
+        if len(unknown) or not len(asked):
+            what = f"episode {unknown[0]} is not among" if len(unknown) else "no episode was asked for of"
+            raise ConfigError(f"episodes: {what} the {len(self.index)} of {root} (last {self.index[-1]})")
+        return self._taken(np.searchsorted(self.index, asked))
+
+    def _taken(self, order: npt.NDArray[np.int64]) -> "EpisodeTable":
+        columns = {name: values[order] for name, values in self.columns.items()}
+        tasks = tuple(self.tasks[i] for i in order.tolist())
+        return EpisodeTable(self.source, self.index[order], self.length[order], tasks, columns)
+
+
+class EpisodeRows:
+    """The table as LeRobot's ``meta.episodes`` is read: ``[3]`` is a dict, ``["length"]`` a list.
+
+    All episodes of the dataset are in it, whichever were chosen, and all columns but statistics;
+    ``dataset_from_index`` and ``dataset_to_index`` count the rows of the whole dataset.
+    """
+
+    def __init__(self, table: EpisodeTable) -> None:
+        stop = np.cumsum(table.length)
+        self._columns: dict[str, list[Any]] = {
+            "episode_index": table.index.tolist(),
+            "length": table.length.tolist(),
+            "tasks": [list(tasks) for tasks in table.tasks],
+            **{name: _plain(name, values) for name, values in table.columns.items()},
+            "dataset_from_index": (stop - table.length).tolist(),  # as counted, whatever the table says
+            "dataset_to_index": stop.tolist(),
+        }
+
+    @property
+    def column_names(self) -> list[str]:
+        return list(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns["length"])
+
+    @overload
+    def __getitem__(self, what: str) -> list[Any]: ...
+    @overload
+    def __getitem__(self, what: int | slice) -> dict[str, Any]: ...
+    def __getitem__(self, what: int | slice | str) -> list[Any] | dict[str, Any]:
+        """A column; or a row, by position; or rows, as a dict of columns."""
+        if isinstance(what, str):
+            return self._columns[what]
+        return {name: values[what] for name, values in self._columns.items()}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[i] for i in range(len(self)))
+
+
+def _plain(name: str, values: npt.NDArray[np.float64]) -> list[Any]:
+    """Python ints in columns of indices."""
+    is_index = name.endswith("index") and bool(np.isfinite(values).all())
+    plain: list[Any] = values.astype(np.int64).tolist() if is_index else values.tolist()
+    return plain
+
+
+def read_episodes_v3(root: Path) -> EpisodeTable:
+    """``meta/episodes/**/*.parquet``.
+
+    Raises:
+        DatasetError: missing, damaged, without episodes, or with one twice.
+    """
+    folder = root / "meta" / "episodes"
+    files = sorted(folder.glob("**/*.parquet"))
+    if not files:
+        raise DatasetError(f"{folder} holds no parquet file; download the dataset's meta folder again")
+    parts: dict[str, list[npt.NDArray[np.float64]]] = {}
+    tasks: list[tuple[str, ...]] = []
+    for path in files:
+        try:
+            names = pq.read_schema(path).names
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise DatasetError(f"{path} cannot be read as parquet ({error}); download the file again") from error
+        table = read_parquet(path, [name for name in names if not name.startswith("stats/")])
+        for name in table.column_names:
+            if pa.types.is_integer(table[name].type) or pa.types.is_floating(table[name].type):
+                parts.setdefault(name, []).append(table[name].cast(pa.float64()).to_numpy().astype(np.float64))
+        listed = table["tasks"].to_pylist() if "tasks" in names else [None] * table.num_rows
+        tasks += [tuple(map(str, value)) if isinstance(value, list) else () for value in listed]
+    full = {name: np.concatenate(values) for name, values in parts.items()}
+    wanted = ("episode_index", "length")
+    index, length = (whole(full.pop(name, None), name, str(folder), len(tasks)) for name in wanted)
+    complete = {name: values for name, values in full.items() if len(values) == len(index)}
+    return _sorted(EpisodeTable(str(folder), index, length, tuple(tasks), complete))
+
+
+def read_episodes_v2(root: Path) -> EpisodeTable:
+    """``meta/episodes.jsonl``. Raises as ``read_episodes_v3``."""
+    path = root / "meta" / "episodes.jsonl"
+    lines = read_jsonl(path)
+    index = whole(np.array([number(x.get("episode_index")) for x in lines]), "episode_index", str(path), len(lines))
+    length = whole(np.array([number(x.get("length")) for x in lines]), "length", str(path), len(lines))
+    listed = [line.get("tasks") for line in lines]
+    tasks = tuple(tuple(map(str, value)) if isinstance(value, list) else () for value in listed)
+    return _sorted(EpisodeTable(str(path), index, length, tasks, {}))
+
+
+def _sorted(table: EpisodeTable) -> EpisodeTable:
+    order = np.argsort(table.index, kind="stable")
+    index = table.index[order]
+    twice = index[1:][index[1:] == index[:-1]]
+    if len(twice):
+        raise DatasetError(f"{table.source}: episode {twice[0]} is listed twice; correct the metadata")
+    if not len(order):
+        raise DatasetError(f"{table.source}: no episodes; record or download some")
+    return table._taken(order)

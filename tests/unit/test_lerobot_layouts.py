@@ -1,0 +1,228 @@
+"""Sets as people write them: what LeRobot's own class reads, whatever its own writer would have written."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from gpuload.datasets import LeRobotDataset
+from gpuload.errors import ConfigError, DatasetError, FrameNotFound
+from gpuload.sources.lerobot import LeRobotSource
+from tests.lerobot_sets import DATA, EPISODES, FRAMES, TOP, WRIST, add_feature, edit_json, edit_table, replace
+
+ROWS = EPISODES * FRAMES
+
+
+def tensor(value: object) -> torch.Tensor:
+    assert isinstance(value, torch.Tensor)
+    return value
+
+
+def episodes_file(root: Path) -> Path:
+    return next((root / "meta/episodes").glob("**/*.parquet"))
+
+
+def columns_of(root: Path, **arguments: Any) -> dict[str, Any]:
+    source = LeRobotSource(root, video_keys=[], **arguments)
+    return dict(source.columns(np.arange(len(source))))
+
+
+# features ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "shape"),
+    [
+        (["height", "width", "channels"], [96, 128, 3]),
+        (["channels", "height", "width"], [3, 96, 128]),
+        (["c", "h", "w"], [3, 96, 128]),
+        (["rgb", "height", "width"], [3, 96, 128]),
+        (["width", "height", "channel"], [128, 96, 3]),
+        (None, [3, 96, 128]),
+        (None, [96, 128, 3]),
+        (None, [None, None, 3]),
+        ({"axes": ["x"]}, [96, 128, 3]),
+    ],
+)
+def test_axes_of_pictures_may_have_any_names_and_order(
+    copy: Path, names: Any, shape: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    edit_json(copy / "meta/info.json", lambda v: v["features"][TOP].update(names=names, shape=shape))
+    assert tensor(LeRobotDataset(copy)[0][TOP]).shape == (3, 96, 128)
+    assert not caplog.text
+
+
+def test_a_bare_number_is_a_shape(copy: Path) -> None:
+    add_feature(copy, "extra", "float32", [1], pa.array(np.arange(ROWS, dtype=np.float32)))
+    edit_json(copy / "meta/info.json", lambda v: v["features"]["extra"].update(shape=1))
+    assert columns_of(copy)["extra"].tolist() == list(range(ROWS))
+
+
+def test_annotations_come_as_lists_and_unknown_types_are_left_out(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    said = [[{"text": f"row {i}", "from_s": float(i)}] if i % 3 else [] for i in range(ROWS)]
+    add_feature(copy, "annotation", "language", [1], pa.array(said))
+    add_feature(copy, "sound", "audio", [1], pa.array([b"x"] * ROWS))
+    source = LeRobotSource(copy, episodes=[0, 2], video_keys=[])
+    got = source.columns(np.array([4, 39, 0]))
+    assert got["annotation"] == [said[4], said[2 * FRAMES + 19], said[0]]
+    assert "sound" not in got
+    assert "'sound'" in caplog.text
+    assert "'audio'" in caplog.text
+    for key in ("annotation", "sound"):
+        with pytest.raises(ConfigError, match=key):
+            LeRobotSource(copy, delta_timestamps={key: [0.0]})
+
+
+def test_texts_may_be_absent_or_coded(copy: Path) -> None:
+    words = [None if i % 4 == 1 else f"word {i % 4}" for i in range(ROWS)]
+    add_feature(copy, "note", "string", [1], pa.array(words))
+    add_feature(copy, "coded", "string", [1], pa.array([str(w) for w in words]).dictionary_encode())
+    got = columns_of(copy)
+    assert got["note"] == words
+    assert got["coded"] == [str(w) for w in words]
+
+
+@pytest.mark.parametrize("unsorted", [False, True])
+def test_counters_come_where_info_does_not_list_them(copy: Path, unsorted: bool) -> None:
+    def unlist(info: dict[str, Any]) -> None:
+        for key in ("frame_index", "index", "timestamp", "episode_index", "task_index"):
+            del info["features"][key]
+
+    edit_json(copy / "meta/info.json", unlist)
+    if unsorted:
+        edit_table(copy / DATA, lambda table: table.take(np.random.default_rng(0).permutation(ROWS)))
+    got = columns_of(copy)
+    assert got["index"].tolist() == list(range(ROWS))
+    assert got["frame_index"].tolist() == [i % FRAMES for i in range(ROWS)]
+
+
+@pytest.mark.parametrize("stored", ["path", "struct of path", "bytes"])
+def test_cells_of_images_are_structs_bytes_or_paths(copy: Path, stored: str) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "png")
+    (copy / "images").mkdir()
+    (copy / "images/one.png").write_bytes(buffer.getvalue())
+    cells: dict[str, pa.Array[Any]] = {
+        "path": pa.array(["images/one.png"] * ROWS),
+        "struct of path": pa.array([{"path": "images/one.png"}] * ROWS),
+        "bytes": pa.array([buffer.getvalue()] * ROWS),
+    }
+    add_feature(copy, "picture", "image", [6, 8, 3], cells[stored])
+    got = tensor(LeRobotSource(copy, video_keys=[]).columns(np.array([2]))["picture"])
+    np.testing.assert_array_equal((got[0] * 255).round().numpy(), picture.transpose(2, 0, 1))
+
+
+def test_a_path_of_another_machine_is_found_by_the_template(copy: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    (copy / "images/picture").mkdir(parents=True)
+    Image.fromarray(picture).save(copy / "images/picture/0-3.png")
+    add_feature(copy, "picture", "image", [6, 8, 3], pa.array([{"path": "/home/you/frame.png"}] * ROWS))
+    edit_json(
+        copy / "meta/info.json",
+        lambda v: v.update(image_path="images/{image_key}/{episode_index}-{frame_index}.png"),
+    )
+    source = LeRobotSource(copy, video_keys=[])
+    got = tensor(source.columns(np.array([3]))["picture"])
+    np.testing.assert_array_equal((got[0] * 255).round().numpy(), picture.transpose(2, 0, 1))
+    with pytest.raises(DatasetError, match=r"/home/you/frame\.png"):
+        source.columns(np.array([4]))
+
+
+# files ---------------------------------------------------------------------------------------------------------------
+
+
+def test_paths_and_version_have_defaults(copy: Path) -> None:
+    plain = LeRobotDataset(copy)[25]
+    edit_json(copy / "meta/info.json", lambda v: [v.pop("video_path"), v.pop("data_path")])
+    edit_json(copy / "meta/info.json", lambda v: v.update(codebase_version="3.0"))
+    assert torch.equal(tensor(LeRobotDataset(copy)[25][TOP]), tensor(plain[TOP]))
+
+
+def test_a_data_file_that_is_named_and_not_there_is_not_missed(copy: Path) -> None:
+    edit_table(episodes_file(copy), lambda t: replace(t, "data/file_index", pa.array([0, 1, 7], pa.int16())))
+    assert columns_of(copy)["index"].tolist() == list(range(ROWS))
+    edit_table(copy / DATA, lambda table: table.slice(0, 2 * FRAMES))
+    with pytest.raises(DatasetError, match=r"file-007\.parquet is missing.*episode 2"):
+        columns_of(copy)
+
+
+def test_rows_are_found_where_no_data_file_is_named(copy: Path) -> None:
+    edit_table(episodes_file(copy), lambda t: t.drop_columns(["data/chunk_index", "data/file_index"]))
+    assert columns_of(copy)["index"].tolist() == list(range(ROWS))
+    assert columns_of(copy, episodes=[1])["index"].tolist() == list(range(FRAMES, 2 * FRAMES))
+
+
+def test_an_episode_without_rows_has_no_samples(copy: Path) -> None:
+    edit_table(copy / DATA, lambda t: t.filter(pa.array(np.asarray(t["episode_index"]) != 1)))
+    edit_table(episodes_file(copy), lambda t: replace(t, "length", pa.array([FRAMES, 0, FRAMES])))
+    dataset = LeRobotDataset(copy)
+    assert len(dataset) == 2 * FRAMES
+    assert int(tensor(dataset[FRAMES]["episode_index"])) == 2
+    assert dataset.source.episode_starts().tolist() == [0, FRAMES]
+
+
+def test_an_episode_without_a_file_of_one_camera_costs_its_samples(copy: Path) -> None:
+    key = f"videos/{WRIST}/file_index"
+    plain = LeRobotDataset(copy)[45]
+    edit_table(episodes_file(copy), lambda t: replace(t, key, pa.array([t[key][0].as_py(), None, t[key][2].as_py()])))
+    dataset = LeRobotDataset(copy)
+    assert torch.equal(tensor(dataset[45][WRIST]), tensor(plain[WRIST]))
+    with pytest.raises(FrameNotFound, match=f"{WRIST}.*no file for episode 1"):
+        dataset[25]
+    assert tensor(LeRobotDataset(copy, video_keys=[TOP])[25][TOP]).shape == (3, 96, 128)
+    dataset.source.gop_starts()
+
+
+@pytest.mark.parametrize("name", ["words", "__index_level_0__", "task"])
+def test_tasks_are_the_index_of_the_frame_that_pandas_wrote(copy: Path, name: str) -> None:
+    table = pa.table({"task_index": [1, 0], name: ["point", "wave"]})
+    about = json.dumps({"index_columns": [name], "columns": []})
+    pq.write_table(table.replace_schema_metadata({"pandas": about}), copy / "meta/tasks.parquet")
+    assert columns_of(copy)["task"] == ["point" if i // FRAMES == 1 else "wave" for i in range(ROWS)]
+
+
+# metadata ------------------------------------------------------------------------------------------------------------
+
+
+def test_metadata_are_of_the_whole_set_whatever_was_chosen(pristine: Path) -> None:
+    dataset = LeRobotDataset(pristine, episodes=[2, 0], video_keys=[TOP])
+    meta = dataset.meta
+    assert (meta.total_episodes, meta.total_frames, len(meta.episodes)) == (EPISODES, ROWS, EPISODES)
+    assert (dataset.num_episodes, dataset.num_frames) == (2, 2 * FRAMES)
+    assert meta.episodes[1]["dataset_from_index"] == FRAMES
+    assert meta.episodes["dataset_to_index"] == [FRAMES, 2 * FRAMES, 3 * FRAMES]
+    assert meta.episodes[-1][f"videos/{TOP}/file_index"] == 1
+    assert meta.episodes[0:2]["length"] == [FRAMES, FRAMES]
+    assert [row["episode_index"] for row in meta.episodes] == [0, 1, 2]
+    assert meta.episodes[0]["tasks"] == [meta.tasks[0]]
+    assert meta.get_task_index(meta.tasks[0]) == 0
+    assert meta.get_task_index("nothing of the kind") is None
+    assert meta.shapes[TOP] == (96, 128, 3)
+    # what LeRobot's sampler yields are rows of the whole set
+    to_sample = dataset.absolute_to_relative_idx
+    assert to_sample is not None
+    assert list(to_sample) == [*range(FRAMES), *range(2 * FRAMES, 3 * FRAMES)]
+    for row in (0, 19, 40, 59):
+        assert int(tensor(dataset[to_sample[row]]["index"])) == row
+    assert LeRobotDataset(pristine, video_keys=[]).absolute_to_relative_idx is None
+
+
+CHANGES: dict[str, Callable[[pa.Table], pa.Table]] = {
+    "absent": lambda t: t.drop_columns(["dataset_from_index"]),
+    "wrong": lambda t: replace(t, "dataset_from_index", pa.array([5, 5, 5])),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_where_episodes_begin_is_counted(copy: Path, change: str) -> None:
+    edit_table(episodes_file(copy), CHANGES[change])
+    assert LeRobotDataset(copy, video_keys=[]).meta.episodes["dataset_from_index"] == [0, FRAMES, 2 * FRAMES]
