@@ -105,7 +105,7 @@ def version_of(library: str) -> str:
 
 def find_devices() -> tuple[tuple[str, str], ...]:
     """The CPU and every CUDA device with what its NVDEC decodes, or why there is none."""
-    found = [("cpu", "decodes everything today")]
+    found = [("cpu", "decodes everything that PyAV's FFmpeg can")]
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             text = f"{torch.cuda.get_device_name(i)}; `gpuload info PATH` says which videos it decodes"

@@ -1,6 +1,6 @@
 """What a loader has done so far, as one frozen value."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class LoaderStats:
     decoded_by: dict[str, int] = field(default_factory=dict)
     """The same by what decoded them: ``{"torchcodec on cuda:0": 900, "pyav on cpu": 100}``."""
     frames_distinct: int = 0
-    """Distinct pictures among the delivered ones, counted per epoch."""
+    """Distinct pictures that planned batches show, per epoch; up to four batches ahead of what was delivered."""
     amplification: float = 0.0
     """frames_decoded / frames_distinct."""
     bytes_read: int = 0
@@ -29,6 +29,3 @@ class LoaderStats:
     workers_restarted: int = 0
     backends: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Video key -> (backend, why this one)."""
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)

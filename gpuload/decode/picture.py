@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import av
@@ -44,28 +45,41 @@ def current_event(device: str) -> "torch.cuda.Event | None":
     return event
 
 
-def views_within(storage: "torch.Tensor", components: Sequence["torch.Tensor"]) -> "tuple[torch.Tensor, ...]":
-    """Planes of ``DevicePicture`` out of a picture's components, which are views into the memory of ``storage``.
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the planes of a ``DevicePicture`` lie in the memory that a library copied the picture to."""
 
-    ``storage`` is uint8 ``[bytes]``; components, luma first, are uint8 or uint16 ``[rows, columns]``, those of
-    interleaved U and V every second sample of a row. The planes share ``storage``, so that a ``record_stream`` of one
-    is one of the allocation.
+    num_bytes: int
+    """Of that memory."""
+    deep: bool
+    """Samples of 16 bits."""
+    parts: tuple[tuple[tuple[int, ...], tuple[int, ...], int], ...]
+    """Shape, strides and begin of each plane, in samples."""
+
+    def planes(self, storage: "torch.Tensor") -> "tuple[torch.Tensor, ...]":
+        """The planes, uint8 or int16, in ``storage``, uint8 ``[num_bytes]``. They share it, so that a
+        ``record_stream`` of one is one of the allocation."""
+        import torch
+
+        samples = storage.view(torch.int16) if self.deep else storage
+        return tuple(samples.as_strided(shape, strides, begin) for shape, strides, begin in self.parts)
+
+
+def layout_of(storage: "torch.Tensor", components: Sequence["torch.Tensor"]) -> Layout:
+    """The layout of a picture whose components are views into the memory of ``storage``, uint8 ``[bytes]``.
+
+    Components, luma first, are uint8 or uint16 ``[rows, columns]``, those of interleaved U and V every second sample
+    of a row.
     """
-    import torch
-
-    samples = storage.view(torch.int16) if components[0].element_size() == 2 else storage
-    planes: list[torch.Tensor] = []
+    width = components[0].element_size()
+    parts: list[tuple[tuple[int, ...], tuple[int, ...], int]] = []
     for component in components:
-        size, (row, column) = tuple(component.shape), component.stride()
-        start = (component.data_ptr() - storage.data_ptr()) // samples.element_size()
-        if column == 2 and len(planes) == 2:
+        shape, (row, column) = tuple(component.shape), component.stride()
+        begin = (component.data_ptr() - storage.data_ptr()) // width
+        if column == 2 and len(parts) == 2:
             break  # V lies within U's plane
-        planes.append(
-            samples.as_strided((*size, 2), (row, 2, 1), start)
-            if column == 2
-            else samples.as_strided(size, (row, 1), start)
-        )
-    return tuple(planes)
+        parts.append(((*shape, 2), (row, 2, 1), begin) if column == 2 else (shape, (row, 1), begin))
+    return Layout(storage.numel(), width == 2, tuple(parts))
 
 
 def looks_of(components: Sequence["torch.Tensor"]) -> tuple[object, ...]:

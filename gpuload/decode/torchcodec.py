@@ -14,13 +14,14 @@ from gpuload import ffmpeg
 from gpuload.decode.base import Run, Stream, entry_point, failed
 from gpuload.decode.container import TICKS_PER_S, Piece, pieces_of
 from gpuload.decode.picture import (
+    Layout,
     current_event,
     device_fault,
     device_trouble,
     first_line,
+    layout_of,
     looks_of,
     rgb_picture,
-    views_within,
 )
 from gpuload.decode.pyav import PyavDecoder
 from gpuload.errors import ConfigError
@@ -200,6 +201,7 @@ class TorchcodecDecoder:
         from torchcodec.decoders import Demuxer, VideoStream
 
         missing = set(piece.wanted)
+        alike: tuple[PictureForm, Layout] | None = None
         demuxer = Demuxer(piece.data)
         kind = kind_of(stream, piece)
         decoder = self._sessions.pop(kind, None)
@@ -215,8 +217,16 @@ class TorchcodecDecoder:
             ready = current_event(self._device)  # now: the caller may change the stream between two pictures
             missing.difference_update(place for place, _ in shown)
             for place, raw in shown:
-                picture = self._device_picture(raw, stream, kind, ready) if self._on_gpu else frame_of(raw)
-                yield piece.shown[place], picture
+                if not self._on_gpu:
+                    yield piece.shown[place], frame_of(raw)
+                    continue
+                storage = raw.storage_cuda
+                assert storage is not None  # every picture of a decoder made for CUDA has one
+                # To ask torchcodec where a picture's planes are takes half of what a picture takes. Those of one GOP
+                # lie alike: another size or crop would be another sequence, which begins at a keyframe.
+                if alike is None or alike[1].num_bytes != storage.numel():
+                    alike = self._look_at(raw, storage, stream, kind)
+                yield piece.shown[place], DevicePicture(alike[0], alike[1].planes(storage), owner=None, ready=ready)
             if not missing:
                 break
         if missing:
@@ -229,11 +239,10 @@ class TorchcodecDecoder:
         while len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
 
-    def _device_picture(
-        self, raw: "RawFrame", stream: Stream, kind: Kind, ready: "torch.cuda.Event | None"
-    ) -> DevicePicture:
-        """The picture on the GPU, in the allocation that torchcodec copied it to."""
-        assert raw.storage_cuda is not None  # every picture of a decoder made for CUDA has one
+    def _look_at(
+        self, raw: "RawFrame", storage: "torch.Tensor", stream: Stream, kind: Kind
+    ) -> tuple[PictureForm, Layout]:
+        """What a picture on the GPU is, and where it lies in the allocation that torchcodec copied it to."""
         components = raw.planes
         # To ask torchcodec what a picture is takes 60 us of some 220. Those of one kind of stream that look alike are
         # alike.
@@ -250,7 +259,7 @@ class TorchcodecDecoder:
                 chroma_location=stream.chroma_location,
                 rotation=stream.rotation,
             )
-        return DevicePicture(form, views_within(raw.storage_cuda, components), owner=None, ready=ready)
+        return form, layout_of(storage, components)
 
     def _in_one_call(self, stream: Stream, piece: Piece) -> Iterator[tuple[int, av.VideoFrame | DevicePicture]]:
         from torchcodec.decoders import VideoDecoder

@@ -16,6 +16,10 @@ from gpuload.transform import SlotForm
 
 HOST = Way("pyav", "cpu")
 
+LANES_PER_ENGINE = 2
+"""Threads that feed one NVDEC engine. While one makes a run ready, waits for a surface or is in Python, the other's
+packets keep the engine busy: a session of torchcodec 0.17 has one picture under way (``ulNumOutputSurfaces = 1``)."""
+
 
 class Crew:
     """Workers of every kind that files need; a kind is made when a file first needs it. Used by one thread at a time.
@@ -70,7 +74,7 @@ class Crew:
                 worker.close()
                 self.restarted += 1
                 workers[index] = self._make(way)
-        count = self._num_processes if way.device == "cpu" else self._router.num_engines()
+        count = self._num_processes if way.device == "cpu" else LANES_PER_ENGINE * self._router.num_engines()
         while len(workers) < count:
             workers.append(self._make(way))
         return workers

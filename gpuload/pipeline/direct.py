@@ -52,19 +52,13 @@ class DirectReader:
 
         Raises: as ``read``.
         """
-        packets, starts = video.frame_packet.tolist(), video.frame_start
+        starts = video.frame_start
         edges = np.flatnonzero(np.diff(starts)) + 1
-        for begin, end in pairwise([0, *edges.tolist(), len(packets)]):
-            early: dict[int, npt.NDArray[np.uint8]] = {}
-            wanted = iter(packets[begin:end])
-            number = next(wanted, None)
-            for got, picture in self._pictures(video, int(starts[begin]), video.frame_packet[begin:end]):
+        for begin, end in pairwise([0, *edges.tolist(), len(starts)]):
+            for _, picture in self._pictures(video, int(starts[begin]), video.frame_packet[begin:end]):
                 out = np.empty((3, *shown_size(video)), np.uint8)
                 self._convert(video, picture, out, _form_of(video, out[None]))
-                early[got] = out
-                while number in early:
-                    yield early.pop(number)
-                    number = next(wanted, None)
+                yield out
 
     def damage(self, video: VideoIndex) -> Iterator[tuple[int, DecodeError]]:
         """``(frames lost, why)`` of each keyframe window that decoding refuses; decodes the whole file.

@@ -10,7 +10,7 @@ from gpuload.plan.shuffle import Runs
 
 Samples = npt.NDArray[np.int64]
 JITTER = 0.1
-"""Part of a round by which a run's place in it varies; a batch of 0.9 times the active runs repeats none."""
+"""Part of a round by which a run's place in it varies; a batch of 0.9 times the active runs hardly ever repeats one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

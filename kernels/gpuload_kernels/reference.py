@@ -1,4 +1,4 @@
-"""The readable twins of the kernels, in plain torch; they also serve as the path on the CPU."""
+"""The readable twins of the kernels, in plain torch."""
 
 from collections.abc import Sequence
 

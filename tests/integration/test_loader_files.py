@@ -90,6 +90,7 @@ def test_a_file_that_cannot_be_used_costs_its_batches(
             named = errors[0]
             assert isinstance(named, VideoError | DatasetError)
             assert "episode_" in str(named)
+            assert damage is not of_another_size or "its other files" in str(named)
     with pytest.raises((VideoError, DatasetError), match=r"\.mp4"):
         dataset[min(lost)]
     assert isinstance(dataset[min(came)][TOP], torch.Tensor)

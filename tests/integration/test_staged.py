@@ -277,7 +277,8 @@ def test_one_size_of_staging_memory_serves_all_batches(tmp_path: Path, monkeypat
     monkeypatch.setattr(BatchPool, "take", recorded)
     monkeypatch.setattr(Finisher, "finish", lambda self, batch: None)
     monkeypatch.setattr(Loader, "_deliver", lambda self, batch: {})
-    with Loader(source, 4, shuffle="global", num_threads=1) as loading:
+    # pyav: on a GPU nothing else would decode in host memory before it has been verified
+    with Loader(source, 4, shuffle="global", num_threads=1, backend="pyav") as loading:
         for _ in range(2):
             for _ in loading:
                 pass

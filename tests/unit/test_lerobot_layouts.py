@@ -175,9 +175,10 @@ def test_an_episode_without_a_file_of_one_camera_costs_its_samples(copy: Path) -
     plain = LeRobotDataset(copy)[45]
     edit_table(episodes_file(copy), lambda t: replace(t, key, pa.array([t[key][0].as_py(), None, t[key][2].as_py()])))
     dataset = LeRobotDataset(copy)
-    assert torch.equal(tensor(dataset[45][WRIST]), tensor(plain[WRIST]))
-    with pytest.raises(FrameNotFound, match=f"{WRIST}.*no file for episode 1"):
-        dataset[25]
+    for _ in range(2):  # before another file of the camera has been met, and after
+        with pytest.raises(FrameNotFound, match=f"{WRIST}.*no file for episode 1"):
+            dataset[25]
+        assert torch.equal(tensor(dataset[45][WRIST]), tensor(plain[WRIST]))
     assert tensor(LeRobotDataset(copy, video_keys=[TOP])[25][TOP]).shape == (3, 96, 128)
     dataset.source.gop_starts()
 
