@@ -53,8 +53,8 @@ class DirectReader:
         Raises: as ``read``.
         """
         starts = video.frame_start
-        edges = np.flatnonzero(np.diff(starts)) + 1
-        for begin, end in pairwise([0, *edges.tolist(), len(starts)]):
+        edges = np.flatnonzero(np.diff(starts, prepend=-1))
+        for begin, end in pairwise([*edges.tolist(), len(starts)]):
             for _, picture in self._pictures(video, int(starts[begin]), video.frame_packet[begin:end]):
                 out = np.empty((3, *shown_size(video)), np.uint8)
                 self._convert(video, picture, out, _form_of(video, out[None]))

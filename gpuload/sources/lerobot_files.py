@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from gpuload.errors import DatasetError
 
+MANY_ROWS = 100_000
 Stats = dict[str, dict[str, npt.NDArray[np.generic]]]
 
 
@@ -27,7 +28,7 @@ def read_stats(root: Path) -> Stats:
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """One parquet file.
+    """One parquet file: these columns, as far as it has them, or all.
 
     Raises:
         DatasetError: missing or damaged.
@@ -35,7 +36,9 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     if not path.exists():
         raise DatasetError(f"{path} is missing; download the dataset again")
     try:
-        return pq.ParquetFile(path, memory_map=True, page_checksum_verification=True).read(columns=columns)
+        # One thread: a set has thousands of small files, and starting several for each takes longer than reading it.
+        file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+        return file.read(columns=columns, use_threads=file.metadata.num_rows > MANY_ROWS)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DatasetError(f"{path} cannot be read as parquet ({error}); download the file again") from error
 

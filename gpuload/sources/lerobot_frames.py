@@ -70,6 +70,8 @@ class CameraFrames:
         """Why a file, by its number in ``placement``, cannot be used. Asked again each time it is needed."""
         self._starts, self._times, self._tolerance_s = starts, times, tolerance_s
         self._frame = np.full(int(starts[-1]), -1, dtype=np.int32)
+        self._by_file = np.argsort(placement.file, kind="stable")
+        self._file_ends = np.searchsorted(placement.file[self._by_file], np.arange(len(placement.files) + 1))
         self._resolved = np.zeros(len(placement.files), dtype=np.bool_)
 
     def unresolved(self, episodes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -89,7 +91,7 @@ class CameraFrames:
             self.errors[file] = error
             return
         self.errors.pop(file, None)
-        for episode in np.flatnonzero(self.placement.file == file).tolist():
+        for episode in self._by_file[self._file_ends[file] : self._file_ends[file + 1]].tolist():
             rows = slice(int(self._starts[episode]), int(self._starts[episode + 1]))
             within_s = self._tolerance_s + self._times.slack_s[rows]
             self._frame[rows] = nearest_frames(self.wanted_s(episode, rows), pts_s, within_s)

@@ -1,6 +1,5 @@
 """The rows of a LeRobot dataset: parquet files read once into one array per feature, in the order of the samples."""
 
-import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gpuload.errors import DatasetError
 from gpuload.sources.lerobot_files import read_parquet
@@ -61,7 +59,7 @@ def read_rows(meta: Meta) -> RowTable:
             features.setdefault(key, Feature(key, dtype, (1,), (), {}))
     plain = [key for key, f in features.items() if not f.is_image]
     sizes = [table.num_rows for table in tables]
-    episode = np.concatenate([_column(p, t, features["episode_index"]) for p, t in zip(files, tables, strict=True)])
+    episode = _numbers(files, tables, features["episode_index"])
     order = _row_order(meta, files, tables, features, episode.astype(np.int64))
     starts = np.concatenate([[0], np.cumsum(meta.episodes.length)]).astype(np.int64)
     numbers: dict[str, npt.NDArray[np.generic]] = {}
@@ -76,8 +74,7 @@ def read_rows(meta: Meta) -> RowTable:
                 np.concatenate([_texts(p, t, key) for p, t in zip(files, tables, strict=True)]), order
             )
         else:
-            parts = [_column(p, t, features[key]) for p, t in zip(files, tables, strict=True)]
-            numbers[key] = _ordered(parts[0] if len(parts) == 1 else np.concatenate(parts), order)
+            numbers[key] = _ordered(_numbers(files, tables, features[key]), order)
     file_starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     images = {
         key: ImageColumn(meta.root, key, tuple(files), file_starts, order, meta.info.image_path, numbers)
@@ -143,18 +140,11 @@ def _episodes_in(table: pa.Table) -> set[int]:
 
 def _read_columns(path: Path, columns: list[str]) -> pa.Table:
     """These columns, and those of ``_USUAL`` that there are."""
-    wanted = columns
-    with contextlib.suppress(pa.ArrowException, OSError, ValueError):  # read_parquet reports the same better
-        names = pq.read_schema(path).names
-        absent = sorted(set(columns) - set(names))
-        if absent:
-            raise _no_column(path, absent[0])
-        wanted = [*columns, *(key for key in _USUAL if key in names and key not in columns)]
-    return read_parquet(path, wanted)
-
-
-def _no_column(path: Path, key: str) -> DatasetError:
-    return DatasetError(f"{path}: feature {key!r} of info.json has no column; correct info.json or the file")
+    table = read_parquet(path, list(dict.fromkeys([*columns, *_USUAL])))
+    absent = sorted(set(columns) - set(table.column_names))
+    if absent:
+        raise DatasetError(f"{path}: feature {absent[0]!r} of info.json has no column; correct info.json or the file")
+    return table
 
 
 def _row_order(
@@ -180,8 +170,7 @@ def _row_order(
     if "frame_index" not in features:
         frame = np.zeros(len(episode), dtype=np.int64)
     else:
-        parts = [_column(p, t, features["frame_index"]) for p, t in zip(files, tables, strict=True)]
-        frame = np.concatenate(parts).astype(np.int64)
+        frame = _numbers(files, tables, features["frame_index"]).astype(np.int64)
     sorted_already = ((episode[1:] > episode[:-1]) | ((episode[1:] == episode[:-1]) & (frame[1:] >= frame[:-1]))).all()
     if chosen.all() and sorted_already:
         return None
@@ -208,6 +197,19 @@ def _texts(path: Path, table: pa.Table, key: str) -> npt.NDArray[np.object_]:
     words = np.array([*coded.dictionary.to_pylist(), None], dtype=object)
     texts: npt.NDArray[np.object_] = words[coded.indices.fill_null(len(words) - 1).to_numpy(zero_copy_only=False)]
     return texts
+
+
+def _numbers(files: list[Path], tables: list[pa.Table], feature: Feature) -> npt.NDArray[np.generic]:
+    """``[rows, *shape]`` of all files."""
+    key = feature.key
+    if len(tables) > 1 and len({table.schema.field(key).type for table in tables}) == 1:  # a tenth of one by one
+        joined = pa.table({key: pa.chunked_array([chunk for t in tables for chunk in t[key].chunks]).combine_chunks()})
+        try:
+            return _column(files[0], joined, feature)
+        except DatasetError:
+            pass  # which file it is, is found below
+    parts = [_column(path, table, feature) for path, table in zip(files, tables, strict=True)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _column(path: Path, table: pa.Table, feature: Feature) -> npt.NDArray[np.generic]:

@@ -155,6 +155,27 @@ def test_a_data_file_that_is_named_and_not_there_is_not_missed(copy: Path) -> No
         columns_of(copy)
 
 
+@pytest.mark.parametrize("second", ["other type", "ragged", "null"])
+def test_of_several_data_files_the_wrong_one_is_named(copy: Path, second: str) -> None:
+    table = pq.read_table(copy / DATA).append_column("extra", pa.array([[float(i), 0.0] for i in range(ROWS)]))
+    edit_json(copy / "meta/info.json", lambda v: v["features"].update(extra={"dtype": "float32", "shape": [2]}))
+    pq.write_table(table.slice(0, FRAMES), copy / DATA)
+    rest = table.slice(FRAMES)
+    file = copy / "data/chunk-000/file-001.parquet"
+    pq.write_table(rest, file)
+    edit_table(episodes_file(copy), lambda t: replace(t, "data/file_index", pa.array([0, 1, 1], pa.int16())))
+    assert columns_of(copy)["extra"][:, 0].tolist() == list(range(ROWS))
+    values: list[Any] = [[float(i), 0.0] for i in range(FRAMES, ROWS)]
+    values[3] = {"other type": values[3], "ragged": [1.0], "null": None}[second]
+    kind = pa.list_(pa.float64() if second == "other type" else pa.float32())
+    pq.write_table(replace(rest, "extra", pa.array(values, kind)), file)
+    if second == "other type":
+        assert columns_of(copy)["extra"][:, 0].tolist() == list(range(ROWS))
+        return
+    with pytest.raises(DatasetError, match=r"file-001\.parquet.*'extra'"):
+        columns_of(copy)
+
+
 def test_rows_are_found_where_no_data_file_is_named(copy: Path) -> None:
     edit_table(episodes_file(copy), lambda t: t.drop_columns(["data/chunk_index", "data/file_index"]))
     assert columns_of(copy)["index"].tolist() == list(range(ROWS))
