@@ -12,7 +12,7 @@ import torch
 from gpuload.cores import usable_cores
 from gpuload.device.stream import receive
 from gpuload.errors import ConfigError, LoaderClosed
-from gpuload.pipeline.assemble import Batch
+from gpuload.pipeline.batch import Batch
 from gpuload.pipeline.prefetch import Prefetcher
 from gpuload.pipeline.route import Router
 from gpuload.pipeline.shaping import Shaping

@@ -7,7 +7,7 @@ from typing import Protocol
 import av
 
 from gpuload.errors import DecodeError
-from gpuload.index.nal import CODECS, Entry, entry_of
+from gpuload.index.nal import CODECS, EntryPoint, entry_of
 from gpuload.index.video import Color
 from gpuload.picture import DevicePicture
 
@@ -64,7 +64,7 @@ class Decoder(Protocol):
     def close(self) -> None: ...
 
 
-def entry_point(stream: Stream, run: Run) -> Entry | None:
+def entry_point(stream: Stream, run: Run) -> EntryPoint | None:
     """What the first packet of a run says of itself; None: its codec is not one whose packets tell.
 
     Raises:

@@ -18,7 +18,7 @@ it is for what is shown after it. ``gradual``: pictures are right only after som
 but what follows may. ``none``: it may refer to others itself."""
 
 
-class Entry(NamedTuple):
+class EntryPoint(NamedTuple):
     """What a packet's first NAL units say, up to its first slice."""
 
     kind: Kind
@@ -26,7 +26,7 @@ class Entry(NamedTuple):
     """Parameter sets in front of it that the container does not have."""
 
 
-def entry_of(codec: str, extradata: bytes, packet: bytes | memoryview) -> Entry:
+def entry_of(codec: str, extradata: bytes, packet: bytes | memoryview) -> EntryPoint:
     """``codec`` is one of ``CODECS``. Never raises: of a packet without a slice nothing is known."""
     sets: list[bytes] = []
     recovery: int | None = None
@@ -36,22 +36,22 @@ def entry_of(codec: str, extradata: bytes, packet: bytes | memoryview) -> Entry:
         if codec == "hevc":
             number = unit[0] >> 1 & 63
             if number < 32:
-                return Entry("open" if number == _CRA else "clean" if number in _IRAP else "none", tuple(sets))
+                return EntryPoint("open" if number == _CRA else "clean" if number in _IRAP else "none", tuple(sets))
             if number in _HEVC_SETS and bytes(unit) not in extradata:
                 sets.append(bytes(unit))
             continue
         number = unit[0] & 31
         if number == _H264_IDR:
-            return Entry("clean", tuple(sets))
+            return EntryPoint("clean", tuple(sets))
         if number < _H264_IDR and number:
             marked: Kind = "intra" if _is_intra(bytes(unit[1:16])) else "none"
-            return Entry(marked if recovery is None else "gradual" if recovery else "open", tuple(sets))
+            return EntryPoint(marked if recovery is None else "gradual" if recovery else "open", tuple(sets))
         if number in _H264_SETS:
             if bytes(unit) not in extradata:
                 sets.append(bytes(unit))
         elif number == _H264_SEI and recovery is None:
             recovery = _recovery_frames(bytes(unit[1:]))
-    return Entry("unknown", tuple(sets))
+    return EntryPoint("unknown", tuple(sets))
 
 
 def may_bring_sets(codec: str, extradata: bytes, packet: bytes | memoryview) -> bool:

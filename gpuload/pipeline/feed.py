@@ -13,7 +13,7 @@ from gpuload.decode.base import Stream
 from gpuload.decode.runs import entries, leading_packets, stream_of
 from gpuload.device.planes import staged_bytes
 from gpuload.errors import CacheFull, GpuloadError
-from gpuload.pipeline.assemble import Staged
+from gpuload.pipeline.batch import Staged
 from gpuload.pipeline.work import STAGED, DecodeTask, DecodeWorker, Fill
 from gpuload.plan.grouping import DecodePlan, group_frames
 from gpuload.sources.base import SampleSource
@@ -27,7 +27,7 @@ FILL_COST = 0.3
 
 
 @dataclass(slots=True)
-class Share:
+class WorkerShare:
     """What one worker does for one batch."""
 
     tasks: list[DecodeTask]
@@ -153,9 +153,9 @@ class Lookahead:
         cache: BlobCache,
         places: npt.NDArray[np.int64],
         views: npt.NDArray[np.int64],
-        make_room: "Callable[[dict[DecodeWorker, Share]], None]",
+        make_room: "Callable[[dict[DecodeWorker, WorkerShare]], None]",
         staged: Staged | None,
-    ) -> dict[DecodeWorker, Share]:
+    ) -> dict[DecodeWorker, WorkerShare]:
         """Work of batch ``index`` of this lookahead, by worker; ``pick(file, given)`` chooses one for more of a file.
 
         ``places`` ``[n, S]``: byte offset of each slot; ``views`` ``[n, S]``: what of the picture goes there.
@@ -168,7 +168,7 @@ class Lookahead:
         present = pictures >= 0
         chosen = pictures[present]
         group_of_fill = plan.picture_group[chosen]
-        shares: dict[DecodeWorker, Share] = defaultdict(lambda: Share([], [], {}, []))
+        shares: dict[DecodeWorker, WorkerShare] = defaultdict(lambda: WorkerShare([], [], {}, []))
         uses: list[int] | None = None
         filled = np.bincount(group_of_fill, minlength=1)
         groups = np.flatnonzero(filled)
@@ -211,7 +211,7 @@ class Lookahead:
             shares[holder].fills.append((self.first_picture + picture, field, place, view))
         return shares
 
-    def _take_back(self, shares: dict[DecodeWorker, Share], groups: list[int]) -> None:
+    def _take_back(self, shares: dict[DecodeWorker, WorkerShare], groups: list[int]) -> None:
         """Tasks that will not be sent, because another of their batch could not be made."""
         for worker, share in shares.items():
             for lease in share.leases:
@@ -261,7 +261,7 @@ class Lookahead:
         self,
         group: int,
         worker: DecodeWorker,
-        shares: dict[DecodeWorker, Share],
+        shares: dict[DecodeWorker, WorkerShare],
         cache: BlobCache,
         uses: list[int],
         make_room: Callable[[], None],

@@ -18,7 +18,7 @@ from gpuload.device.stream import DeviceStream
 from gpuload.device.triton import DepthTables, convert_pictures
 from gpuload.errors import DecodeError, DeviceError, GpuloadError
 from gpuload.picture import DevicePicture, PictureForm
-from gpuload.pipeline.assemble import Batch, Layout, Staged
+from gpuload.pipeline.batch import Batch, Layout, Staged
 from gpuload.pipeline.work import join
 from gpuload.transform import SlotForm
 

@@ -13,14 +13,14 @@ from pathlib import Path
 from gpuload import ffmpeg
 from gpuload.device.arena import Chunk
 from gpuload.errors import ConfigError, GpuloadError
+from gpuload.pipeline.wire import HEADER, send
 from gpuload.pipeline.work import Done, Go, PendingUnit, Unit, join
-from gpuload.pipeline.worker import HEADER, send
 from gpuload.transform import SlotForm
 
 # The package is entered by its path, without its __init__: that imports torch (550 MB), which a decoder does not need.
 BOOT = (
     "import sys, types; package = types.ModuleType('gpuload'); package.__path__ = [sys.argv[1]];"
-    "sys.modules['gpuload'] = package; from gpuload.pipeline.worker import main; main(int(sys.argv[2]))"
+    "sys.modules['gpuload'] = package; from gpuload.pipeline.process import main; main(int(sys.argv[2]))"
 )
 
 MALLOC = {

@@ -12,10 +12,10 @@ import torch
 from gpuload.device.arena import BatchPool
 from gpuload.device.stream import pinning
 from gpuload.errors import GpuloadError, LoaderClosed, WorkerDied
-from gpuload.pipeline.assemble import Batch, Layout
+from gpuload.pipeline.batch import Batch, Layout
 from gpuload.pipeline.budget import device_bytes, host_bytes, warn_if_costly
 from gpuload.pipeline.crew import Crew
-from gpuload.pipeline.feed import Lookahead, SeenFrames, Share
+from gpuload.pipeline.feed import Lookahead, SeenFrames, WorkerShare
 from gpuload.pipeline.finish import Finisher, FinishingThread
 from gpuload.pipeline.route import Router
 from gpuload.pipeline.shaping import Shaping
@@ -268,13 +268,13 @@ class Prefetcher:
     def _feed_one(self, plan: Lookahead, index: int, batch: Batch, epoch: int) -> None:
         places = self.layout.places(len(batch.samples))
 
-        def flush(shares: dict[DecodeWorker, Share]) -> None:
+        def flush(shares: dict[DecodeWorker, WorkerShare]) -> None:
             for worker, share in shares.items():
                 if share.tasks or share.fills:
                     self._submit(worker, share, batch)
             shares.clear()
 
-        def make_room(shares: dict[DecodeWorker, Share]) -> None:
+        def make_room(shares: dict[DecodeWorker, WorkerShare]) -> None:
             flush(shares)
             # What is prepared further ahead holds its bytes until it has a buffer, so this batch waits for its own.
             if not self._wait_until_within(AHEAD, batch.number):
@@ -333,7 +333,7 @@ class Prefetcher:
                 worker.go(number, self._pool.chunks[batch.place.chunk], batch.place.offset)
                 batch.sent_to = [other for other in batch.sent_to if other is not worker]
 
-    def _submit(self, worker: DecodeWorker, share: Share, batch: Batch) -> None:
+    def _submit(self, worker: DecodeWorker, share: WorkerShare, batch: Batch) -> None:
         unit = Unit(batch.number, tuple(share.tasks), tuple(share.fills), share.streams)
         with self._changed:
             batch.waiting += 1

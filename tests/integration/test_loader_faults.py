@@ -15,7 +15,7 @@ import pytest
 
 from gpuload import FrameNotFound, Loader, Transform, loader
 from gpuload.errors import CacheFull, ConfigError, GpuloadError, LoaderClosed, VideoError, WorkerDied
-from gpuload.pipeline.assemble import Batch
+from gpuload.pipeline.batch import Batch
 from gpuload.pipeline.finish import Finisher
 from gpuload.pipeline.handle import WorkerHandle
 from gpuload.store.cache import BlobKey

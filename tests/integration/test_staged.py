@@ -17,7 +17,7 @@ from gpuload.decode.pyav import PyavDecoder
 from gpuload.device.arena import BatchPool
 from gpuload.errors import DecodeError, GpuloadError
 from gpuload.pipeline import crew, lane, route
-from gpuload.pipeline.assemble import Batch
+from gpuload.pipeline.batch import Batch
 from gpuload.pipeline.feed import Lookahead, SeenFrames
 from gpuload.pipeline.finish import Finisher
 from gpuload.pipeline.handle import WorkerHandle
