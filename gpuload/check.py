@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 
 from gpuload.check_legacy import read_episodes_v2, read_tasks_v2
 from gpuload.check_videos import check_videos
+from gpuload.errors import DatasetError
 from gpuload.findings import (
     COUNTERS,
     INFO,
@@ -26,6 +28,10 @@ from gpuload.findings import (
     name,
     ranges,
 )
+from gpuload.sources.lerobot_files import read_names
+
+UNTOLD = -1
+"""Of an episode's place among all rows, where the table does not have it."""
 
 
 def check_dataset(root: Path, *, deep: bool = False, tolerance_s: float = TOLERANCE_S) -> tuple[Finding, ...]:
@@ -62,7 +68,7 @@ def open_folder(root: Path, found: list[Finding]) -> Folder | None:
         found.append(folder.error(path, "has no table of features"))
         return None
     version = info.get("codebase_version")
-    if not (isinstance(version, str) and version.startswith(("v2.", "v3."))):
+    if not str(version).removeprefix("v").startswith(("2.", "3.")):
         text = f"codebase_version is {version!r}: nothing was checked, only v2.x and v3.x folders can be"
         found.append(folder.error(path, text, "convert the dataset with LeRobot's scripts, then check again"))
         return None
@@ -103,12 +109,8 @@ def read_tasks(folder: Folder, found: list[Finding]) -> frozenset[int] | None:
     """Numbers of the tasks, None where the table cannot be used."""
     path = folder.root / "meta" / "tasks.parquet"
     try:
-        table = pq.read_table(path)
-        key = "task" if "task" in table.column_names else "__index_level_0__"
-        numbers = [int(number) for number in table["task_index"].to_numpy()]
-        if not all(isinstance(task, str) for task in table[key].to_pylist()):
-            raise ValueError("a task is no text")
-    except (*UNREADABLE, KeyError, TypeError) as cause:
+        numbers = list(read_names(path, "task"))
+    except (*UNREADABLE, DatasetError, KeyError, TypeError) as cause:
         found.append(folder.error(path, f"has no usable tasks: {first_line(cause)}"))
         return None
     total = folder.info.get("total_tasks")
@@ -141,15 +143,24 @@ def read_episodes(folder: Folder, found: list[Finding]) -> list[Episode]:
         for row in rows:
             try:
                 clips = tuple(folder.clip(row, camera, template=video) for camera in located)
-                numbers = [
-                    int(row[key]) for key in ("episode_index", "length", "dataset_from_index", "dataset_to_index")
-                ]
+                spans = ("dataset_from_index", "dataset_to_index")
+                numbers = [int(row[key]) for key in ("episode_index", "length", *(k for k in spans if k in names))]
+                numbers += [UNTOLD] * (4 - len(numbers))
                 where = folder.place(row, prefix="data", template=data)
                 episodes.append(Episode(numbers[0], numbers[1], numbers[2], numbers[3], where, clips))
             except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as cause:
                 text = f"episode {row.get('episode_index', '?')} cannot be used: {type(cause).__name__}: {cause}"
                 found.append(folder.error(path, text, "repair the row or the path template in info.json"))
-    return sorted(episodes, key=lambda episode: episode.number)
+    return counted(sorted(episodes, key=lambda episode: episode.number))
+
+
+def counted(episodes: list[Episode]) -> list[Episode]:
+    """With the places among all rows that the table leaves out."""
+    stops = np.cumsum([episode.length for episode in episodes], dtype=np.int64).tolist()
+    return [
+        replace(e, start=stop - e.length, stop=stop) if UNTOLD in (e.start, e.stop) else e
+        for e, stop in zip(episodes, stops, strict=True)
+    ]
 
 
 def check_totals(folder: Folder, episodes: list[Episode]) -> Iterator[Finding]:
@@ -203,12 +214,12 @@ def check_data(
             whole = pa.concat_tables([part for _, part in parts], promote_options="default")
             found += check_rows(folder, parts[0][0], episode, whole)
             if "timestamp" in whole.column_names and not whole["timestamp"].null_count:
-                times[episode.number] = whole["timestamp"].to_numpy()
+                times[episode.number] = whole["timestamp"].to_numpy()  # of the type that it is stored in
     return times
 
 
 def read_counters(folder: Folder, path: Path, found: list[Finding], *, tasks: frozenset[int] | None) -> pa.Table:
-    """The counters of a data file, int64 or float64; findings about these and all other columns but images."""
+    """The counters of a data file, int64, float32 or float64; findings about these and all other columns but images."""
     stored = {key: f for key, f in folder.features.items() if f["dtype"] != "video"}
     names = pq.read_schema(path).names
     for key in stored:
@@ -222,11 +233,13 @@ def read_counters(folder: Folder, path: Path, found: list[Finding], *, tasks: fr
     columns = {}
     for key in table.column_names:
         column, shape = table[key], stored.get(key, {}).get("shape")
-        if column.null_count:
+        is_text = stored.get(key, {}).get("dtype") in ("string", "language")
+        if column.null_count and not is_text:
             found.append(folder.error(path, f"column {key} has {column.null_count} empty rows"))
         elif key in COUNTERS:
             try:
-                columns[key] = column.cast(pa.float64() if key == "timestamp" else pa.int64())
+                narrow = key == "timestamp" and pa.types.is_float32(column.type)
+                columns[key] = column if narrow else column.cast(pa.float64() if key == "timestamp" else pa.int64())
             except pa.ArrowException as cause:
                 found.append(folder.error(path, f"column {key} is {column.type}: {first_line(cause)}"))
         elif key in stored and isinstance(shape, list) and len(shape) == 1 and len(column):

@@ -13,7 +13,7 @@ from gpuload.errors import DatasetError, GpuloadError
 from gpuload.findings import NAMES, Clip, Episode, Finding, Folder, Times, first_line, ranges
 from gpuload.index.load import load_index
 from gpuload.index.video import VideoIndex
-from gpuload.pipeline.direct import DirectReader, shown_size
+from gpuload.pipeline.direct import DirectReader
 from gpuload.sources.lerobot_frames import nearest_frames, row_times
 from gpuload.sources.lerobot_meta import read_feature
 
@@ -68,10 +68,10 @@ def check_stream(folder: Folder, path: Path, camera: str, index: VideoIndex) -> 
         stated = read_feature(folder.root / "meta" / "info.json", camera, feature).height_width
     except DatasetError:
         stated = None  # reported with info.json
-    height, width = shown_size(index)
+    height, width = index.shown_size
     if stated not in (None, (height, width)):
         text = f"is {width}x{height}, info.json says {stated[1]}x{stated[0]} for {camera}"
-        yield folder.error(path, text, f"correct the shape of {camera} in meta/info.json")
+        yield folder.warning(path, text, f"correct the shape of {camera} in meta/info.json: policies are built by it")
     codec = str(details.get("video.codec", index.codec) if isinstance(details, dict) else index.codec).lower()
     if NAMES.get(codec, codec) != index.codec:
         text = f"is {index.codec}, info.json says {codec} for {camera}"
@@ -93,8 +93,7 @@ def check_clip(
     have = index.pts_s
     if not len(rows) or not len(have):
         return
-    # As LeRobot stores them, the times are in 32 bits and count frames; what else they may be is told by the source.
-    times = row_times(stamps[rows].astype(np.float32), rows, fps=folder.fps)
+    times = row_times(stamps[rows], rows, fps=folder.fps)
     asked = times.seconds + clip.from_s
     lost = np.flatnonzero(nearest_frames(asked, have, tolerance_s + times.slack_s) < 0)
     if len(lost):

@@ -19,7 +19,8 @@ from gpuload.pipeline.direct import DirectReader
 from gpuload.sources.base import SampleSource, VideoField
 from gpuload.sources.lerobot import LeRobotSource
 
-Sample = dict[str, torch.Tensor | str]
+Sample = dict[str, Any]
+"""Tensors; ``task`` and other texts as str, or None where a row has none; annotations as lists."""
 ImageTransform = Callable[[torch.Tensor], torch.Tensor]
 OF_RECORDING = frozenset({"vcodec", "streaming_encoding", "encoder_queue_maxsize", "encoder_threads"})
 """Arguments of LeRobot's class that say how to write."""
@@ -40,6 +41,7 @@ class _Opened:
         self.pid = os.getpid()
         self.lock = threading.Lock()
         self.reader: DirectReader | None = None
+        self.meta: LeRobotMeta | None = None
 
 
 class LeRobotDataset(Dataset[Sample]):
@@ -116,7 +118,10 @@ class LeRobotDataset(Dataset[Sample]):
 
     @property
     def meta(self) -> LeRobotMeta:
-        return LeRobotMeta(self._open().source.meta, self.repo_id)
+        opened = self._open()
+        if opened.meta is None:
+            opened.meta = LeRobotMeta(opened.source.meta, self.repo_id)
+        return opened.meta
 
     @property
     def num_frames(self) -> int:

@@ -37,7 +37,7 @@ class HasSource(Protocol):
 class Loader:
     """Training batches in a known order, each keyframe window decoded at most once per lookahead.
 
-    Iterating gives one epoch of dicts: tensors on ``device``, text as ``list[str]``, every tensor the caller's for as
+    Iterating gives one epoch of dicts: tensors on ``device``, texts as lists, every tensor the caller's for as
     long as it lives. Without ``set_epoch`` every iteration repeats the same epoch, from its beginning. An exception of
     one batch leaves the loader usable: the next ``next()`` gives the batch after it.
 
@@ -264,7 +264,8 @@ class _EpochIterator(Iterator[dict[str, Any]]):
         try:
             batch = work.next()
         except StopIteration:
-            loader._schedule.finish(self._iteration)
+            if not work.broken:
+                loader._schedule.finish(self._iteration)
             raise
         finally:  # a damaged batch counts as taken; one that Ctrl-C kept from coming does not
             if work.batches_taken > taken:

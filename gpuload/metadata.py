@@ -1,6 +1,7 @@
 """LeRobotMeta: a dataset's metadata, read as LeRobot's scripts read it."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,9 @@ class LeRobotMeta:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {key: feature["shape"] for key, feature in self.features.items()}
 
-    @property
+    @cached_property
     def stats(self) -> Stats:
-        """numpy arrays by feature and statistic, read each time; empty where the dataset has none.
+        """numpy arrays by feature and statistic; empty where the dataset has none.
 
         Raises:
             DatasetError: the file is damaged.
@@ -85,7 +86,7 @@ class LeRobotMeta:
     def depth_keys(self) -> list[str]:
         return [key for key in self.camera_keys if self._meta.info.features[key].is_depth]
 
-    @property
+    @cached_property
     def episodes(self) -> EpisodeRows:
         """As LeRobot's: ``meta.episodes["dataset_from_index"]``, ``meta.episodes[3]["tasks"]``."""
         return EpisodeRows(self._meta.every)

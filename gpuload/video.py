@@ -11,7 +11,7 @@ import torch
 
 from gpuload.errors import ConfigError, FrameNotFound
 from gpuload.index.load import load_index
-from gpuload.pipeline.direct import DirectReader, shown_size
+from gpuload.pipeline.direct import DirectReader
 
 
 class Video:
@@ -50,12 +50,12 @@ class Video:
     @property
     def height(self) -> int:
         """Pixels as shown, after rotation."""
-        return shown_size(self.index)[0]
+        return self.index.shown_size[0]
 
     @property
     def width(self) -> int:
         """Pixels as shown, after rotation."""
-        return shown_size(self.index)[1]
+        return self.index.shown_size[1]
 
     @property
     def codec(self) -> str:
@@ -84,7 +84,7 @@ class Video:
         bad = wanted[(wanted < -len(self)) | (wanted >= len(self))]
         if len(bad):
             raise IndexError(f"{self.index.path}: frame {bad[0]} of {len(self)}")
-        out = np.empty((len(wanted), 3, *shown_size(self.index)), np.uint8)
+        out = np.empty((len(wanted), 3, *self.index.shown_size), np.uint8)
         self._opened().read(self.index, wanted % max(len(self), 1), out)
         return torch.from_numpy(out)
 

@@ -46,7 +46,7 @@ def current_event(device: str) -> "torch.cuda.Event | None":
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class PlaneLayout:
     """Where the planes of a ``DevicePicture`` lie in the memory that a library copied the picture to."""
 
     num_bytes: int
@@ -65,7 +65,7 @@ class Layout:
         return tuple(samples.as_strided(shape, strides, begin) for shape, strides, begin in self.parts)
 
 
-def layout_of(storage: "torch.Tensor", components: Sequence["torch.Tensor"]) -> Layout:
+def plane_layout(storage: "torch.Tensor", components: Sequence["torch.Tensor"]) -> PlaneLayout:
     """The layout of a picture whose components are views into the memory of ``storage``, uint8 ``[bytes]``.
 
     Components, luma first, are uint8 or uint16 ``[rows, columns]``, those of interleaved U and V every second sample
@@ -79,7 +79,7 @@ def layout_of(storage: "torch.Tensor", components: Sequence["torch.Tensor"]) -> 
         if column == 2 and len(parts) == 2:
             break  # V lies within U's plane
         parts.append(((*shape, 2), (row, 2, 1), begin) if column == 2 else (shape, (row, 1), begin))
-    return Layout(storage.numel(), width == 2, tuple(parts))
+    return PlaneLayout(storage.numel(), width == 2, tuple(parts))
 
 
 def looks_of(components: Sequence["torch.Tensor"]) -> tuple[object, ...]:

@@ -1,7 +1,6 @@
 """Which backend decodes a stream and why: pure decisions from what the stream is and what the machine can."""
 
 import importlib
-import importlib.util
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

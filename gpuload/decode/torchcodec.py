@@ -14,13 +14,13 @@ from gpuload import ffmpeg
 from gpuload.decode.base import Run, Stream, entry_point, failed
 from gpuload.decode.container import TICKS_PER_S, Piece, pieces_of
 from gpuload.decode.picture import (
-    Layout,
+    PlaneLayout,
     current_event,
     device_fault,
     device_trouble,
     first_line,
-    layout_of,
     looks_of,
+    plane_layout,
     rgb_picture,
 )
 from gpuload.decode.pyav import PyavDecoder
@@ -153,6 +153,8 @@ class TorchcodecDecoder:
                 if self._on_gpu:
                     self._prepare_gpu(stream, run, piece)
                 yield from self._in_one_call(stream, piece) if self._one_call else self._by_packets(stream, piece)
+        except ConfigError:  # a ValueError, and our own
+            raise
         except (RuntimeError, ValueError) as error:  # what torchcodec raises; ValueError: no stream that it can read
             if trouble := device_trouble(self._device, error) or device_fault(self._device):
                 raise trouble from error
@@ -201,7 +203,7 @@ class TorchcodecDecoder:
         from torchcodec.decoders import Demuxer, VideoStream
 
         missing = set(piece.wanted)
-        alike: tuple[PictureForm, Layout] | None = None
+        alike: tuple[PictureForm, PlaneLayout] | None = None
         demuxer = Demuxer(piece.data)
         kind = kind_of(stream, piece)
         decoder = self._sessions.pop(kind, None)
@@ -241,7 +243,7 @@ class TorchcodecDecoder:
 
     def _look_at(
         self, raw: "RawFrame", storage: "torch.Tensor", stream: Stream, kind: Kind
-    ) -> tuple[PictureForm, Layout]:
+    ) -> tuple[PictureForm, PlaneLayout]:
         """What a picture on the GPU is, and where it lies in the allocation that torchcodec copied it to."""
         components = raw.planes
         # To ask torchcodec what a picture is takes 60 us of some 220. Those of one kind of stream that look alike are
@@ -259,7 +261,7 @@ class TorchcodecDecoder:
                 chroma_location=stream.chroma_location,
                 rotation=stream.rotation,
             )
-        return form, layout_of(storage, components)
+        return form, plane_layout(storage, components)
 
     def _in_one_call(self, stream: Stream, piece: Piece) -> Iterator[tuple[int, av.VideoFrame | DevicePicture]]:
         from torchcodec.decoders import VideoDecoder

@@ -76,6 +76,11 @@ class VideoIndex:
         return len(self.frame_packet)
 
     @property
+    def shown_size(self) -> tuple[int, int]:
+        """Height and width in pixels as shown, after rotation."""
+        return (self.width, self.height) if self.rotation % 180 else (self.height, self.width)
+
+    @property
     def frame_pts(self) -> npt.NDArray[np.int64]:
         """int64 ``[num_frames]`` ticks, ascending."""
         return self.pts[self.frame_packet]

@@ -24,7 +24,7 @@ packets keep the engine busy: a session of torchcodec 0.17 has one picture under
 class Crew:
     """Workers of every kind that files need; a kind is made when a file first needs it. Used by one thread at a time.
 
-    ``num_processes`` decode in host memory, and on ``device`` a thread for each of its engines.
+    ``num_processes`` decode in host memory, and on ``device`` two threads for each of its engines.
     ``on_done(worker, result)`` and ``on_death(worker, reason)`` are called in threads of the workers.
     """
 

@@ -1,6 +1,6 @@
 """Frames in the calling thread: for ``dataset[i]``, ``Video.frames`` and tests. No threads, no helper processes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import av
@@ -52,11 +52,11 @@ class DirectReader:
 
         Raises: as ``read``.
         """
-        starts = video.frame_start
+        starts, packets = video.frame_start, _all_packets(video)
         edges = np.flatnonzero(np.diff(starts, prepend=-1))
         for begin, end in pairwise([*edges.tolist(), len(starts)]):
-            for _, picture in self._pictures(video, int(starts[begin]), video.frame_packet[begin:end]):
-                out = np.empty((3, *shown_size(video)), np.uint8)
+            for _, picture in self._pictures(video, int(starts[begin]), video.frame_packet[begin:end], packets):
+                out = np.empty((3, *video.shown_size), np.uint8)
                 self._convert(video, picture, out, _form_of(video, out[None]))
                 yield out
 
@@ -66,21 +66,26 @@ class DirectReader:
         Raises:
             VideoError: the file cannot be read.
         """
+        packets = _all_packets(video)
         for first, chosen in groups(video.frame_start):
             left = len(chosen)
             try:
-                for _ in self._pictures(video, first, video.frame_packet[chosen]):
+                for _ in self._pictures(video, first, video.frame_packet[chosen], packets):
                     left -= 1
             except DecodeError as error:
                 yield left, error
 
     def _pictures(
-        self, video: VideoIndex, first: int, numbers: npt.NDArray[np.integer]
+        self,
+        video: VideoIndex,
+        first: int,
+        numbers: npt.NDArray[np.integer],
+        packets: Sequence[memoryview] | None = None,
     ) -> Iterator[tuple[int, av.VideoFrame]]:
         last = int(numbers.max())
         run = Run(
             first,
-            read_packets(video, first, last),
+            read_packets(video, first, last) if packets is None else packets[first : last + 1],
             entries(video, first, last),
             frozenset(numbers.tolist()),
             leading=leading_packets(video, first, last),
@@ -98,17 +103,17 @@ class DirectReader:
         self._decoder.close()
 
 
+def _all_packets(video: VideoIndex) -> Sequence[memoryview] | None:
+    """Of a file that can be read from its beginning only: every packet. None: they are read run by run."""
+    return None if video.contiguous else demux_packets(video, 0, len(video.pos) - 1)
+
+
 def read_packets(video: VideoIndex, first: int, last: int) -> list[memoryview]:
     """Packets ``first .. last`` of a local file."""
     if not video.contiguous:
         return demux_packets(video, first, last)
     start, stop = byte_range(video, first, last)
     return cut(video, first, last, read_range(video.path, start, stop), start)
-
-
-def shown_size(video: VideoIndex) -> tuple[int, int]:
-    """(height, width) after rotation."""
-    return (video.width, video.height) if video.rotation % 180 else (video.height, video.width)
 
 
 def _form_of(video: VideoIndex, out: npt.NDArray[np.generic], lut: npt.NDArray[np.float32] | None = None) -> SlotForm:

@@ -208,11 +208,12 @@ class FinishingThread:
                 self._stuck = True
                 logger.warning("the device has not finished a batch for %.0f s; it is left alone", PATIENCE_S)
 
-    def close(self) -> None:
-        """Ends it and lets go of host memory."""
+    def close(self) -> bool:
+        """Ends it and lets go of host memory; False: the device may still read it, and never says when it has."""
         self.end()
-        if not self._stuck:  # else waiting for the device would never end, and what it reads stays where it is
+        if not self._stuck:
             self._finisher.close()
+        return not self._stuck
 
     def _serve(self) -> None:
         while (batch := self._queue.get()) is not None:

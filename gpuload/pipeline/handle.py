@@ -3,6 +3,7 @@
 import os
 import pickle
 import queue
+import signal
 import socket
 import subprocess
 import sys
@@ -159,5 +160,7 @@ class WorkerHandle:
                     self._process.kill()
                 code = self._process.wait()
                 self.epitaph += f" by signal {-code}" if code < 0 else f" by exit code {code}"
+                if code == -signal.SIGKILL:
+                    self.epitaph += " (mostly for want of memory: lower frame_cache_bytes or num_threads)"
                 self._on_death(self, self.epitaph)
             self.alive = False

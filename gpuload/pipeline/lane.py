@@ -1,4 +1,4 @@
-"""Decoding in device memory: a thread for each NVDEC engine, whose pictures never come back to the host.
+"""Decoding in device memory: threads that feed NVDEC, whose pictures never come back to the host.
 
 A thread and not a process: there is one CUDA context per process. A decoder that is called once a packet, as that of
 torchcodec is here, takes the GIL as often: what that costs beside a busy Python thread is the first thing to measure.

@@ -92,6 +92,8 @@ class Prefetcher:
         self.kept_bytes = 0
         self._kept: dict[DecodeWorker, int] = {}
         self.wait_s = 0.0
+        self.broken = False
+        """The epoch was ended by what stopped planning."""
 
     @property
     def batches_taken(self) -> int:
@@ -114,16 +116,15 @@ class Prefetcher:
         """
         if self._closed:
             raise LoaderClosed("the loader is closed; make a new one")
-        if os.getpid() != self._pid:
-            raise LoaderClosed(f"the loader belongs to process {self._pid}; make one in this process ({os.getpid()})")
+        self._check_process()
         self.stop()
         for way in self._router.first_ways():  # they start while the first lookahead is planned
             self._crew.of(way)
-        self._stop, self._feed_error, self._taken, self._steps = False, None, 0, num_steps
-        self._feeder = threading.Thread(target=self._feed, args=(samples_of, epoch), name="gpuload-feed", daemon=True)
-        self._feeder.start()
+        self._stop, self._feed_error, self._taken, self._steps, self.broken = False, None, 0, num_steps, False
         if self._finishing is not None:
             self._finishing.start()
+        self._feeder = threading.Thread(target=self._feed, args=(samples_of, epoch), name="gpuload-feed", daemon=True)
+        self._feeder.start()
 
     def next(self) -> Batch:
         """The next batch in order, complete.
@@ -132,6 +133,7 @@ class Prefetcher:
             StopIteration: the epoch is over. Any GpuloadError of this batch; the next call goes on with the next batch.
             Whatever else stopped planning, once; the epoch is over then.
         """
+        self._check_process()
         begin = time.perf_counter()
         with self._changed:
             if self._taken >= self._steps:
@@ -150,7 +152,7 @@ class Prefetcher:
             batch = self._batches.get(number)
             if batch is None or batch.waiting:
                 assert self._feed_error is not None
-                self._steps = self._taken  # nothing more comes
+                self._steps, self.broken = self._taken, True  # nothing more comes
                 raise self._feed_error
             del self._batches[number]
             self._taken += 1
@@ -212,10 +214,13 @@ class Prefetcher:
             join(self._feeder)
             self._crew.close()  # the feeder may have been making a worker meanwhile
         self._batches.clear()
-        if self._finishing is not None:
-            self._finishing.close()
-        self._pool.close()
+        if self._finishing is None or self._finishing.close():
+            self._pool.close()
         self._files.close()
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise LoaderClosed(f"the loader belongs to process {self._pid}; make one in this process ({os.getpid()})")
 
     def _feed(self, samples_of: SamplesOf, epoch: int) -> None:
         try:
@@ -377,10 +382,7 @@ class Prefetcher:
             for number, _, _ in pending:
                 batch = self._batches.get(number)
                 if batch is not None:
-                    died = WorkerDied(
-                        f"{reason} while it decoded batch {number}; it is started again. Signal 9 is mostly want of "
-                        "memory: lower frame_cache_bytes or num_threads"
-                    )
+                    died = WorkerDied(f"{reason} while it decoded batch {number}; it is started again")
                     batch.error = batch.error or worker.fault or died
                     self._count_down(batch)
             self._changed.notify_all()

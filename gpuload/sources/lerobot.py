@@ -26,6 +26,9 @@ from gpuload.sources.lerobot_windows import check_fps, plan_offsets
 
 logger = logging.getLogger(__name__)
 
+_LOOKED_AT = 10
+"""Files of a camera that can be used, for one of the size that info.json says."""
+
 
 class LeRobotSource:
     """Samples of a local LeRobot folder. Any thread may call; video files are indexed when first needed, and kept.
@@ -59,7 +62,7 @@ class LeRobotSource:
         self._times = row_times(numbers["timestamp"], numbers.get("frame_index"), fps=fps)
         self._outputs = {key: _output(values, key, self.meta.root) for key, values in numbers.items()}
         if self._offsets:
-            check_fps(self._times.seconds, self._starts, self.meta)
+            check_fps(self._times.seconds, self._starts, self.meta, tolerance_s=tolerance_s)
         self._paths: list[str] = []
         self._cameras: list[CameraFrames] = []
         for key, placement in self.meta.episodes.videos.items():
@@ -68,7 +71,7 @@ class LeRobotSource:
             self._paths += [self._existing(key, path) for path in placement.files]
         self._videos: dict[int, VideoIndex] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
-        self._lock_pid, self._lock_made = os.getpid(), threading.RLock()
+        self._lock_of = os.getpid(), threading.RLock()
         self._gop_starts: npt.NDArray[np.int64] | None = None
         self._fields = tuple(self._field_of(camera, return_uint8) for camera in self._cameras)
         self._slot_of = np.cumsum([0] + [field.num_offsets for field in self._fields])
@@ -124,11 +127,26 @@ class LeRobotSource:
             return known
         with self._lock:
             if file not in self._videos:
-                index = load_index(self._paths[file], cache_dir=self._cache_dir)
                 camera = next(c for c in reversed(self._cameras) if c.first_file <= file)
-                self._check_video(camera, index)
+                index = self._load(camera, file)
+                if index.shown_size != self._sizes[camera.key]:
+                    (height, width), expected = index.shown_size, self._sizes[camera.key]
+                    raise DatasetError(
+                        f"{index.path}: pictures of {camera.key!r} are {width}x{height}, those of its other files "
+                        f"{expected[1]}x{expected[0]}; encode the file again, or leave its episodes out with "
+                        "episodes=[…]"
+                    )
                 self._videos[file] = index
             return self._videos[file]
+
+    def _load(self, camera: CameraFrames, file: int) -> VideoIndex:
+        index = load_index(self._paths[file], cache_dir=self._cache_dir)
+        if self.meta.info.features[camera.key].is_depth and not is_depth_format(index.pixel_format):
+            raise DatasetError(
+                f"{index.path}: {camera.key!r} is a depth map, which needs 12-bit pictures, got {index.pixel_format}; "
+                "set video.is_depth_map to false in info.json to read it as colour"
+            )
+        return index
 
     def error_of(self, sample: int, slot: int) -> GpuloadError:
         """Why a slot's frame is -1: its file cannot be used, or has no frame at that time."""
@@ -215,9 +233,10 @@ class LeRobotSource:
     @property
     def _lock(self) -> threading.RLock:
         """Of this process: a parent's thread may have held the lock at the fork."""
-        if self._lock_pid != os.getpid():
-            self._lock_made, self._lock_pid = threading.RLock(), os.getpid()
-        return self._lock_made
+        pid, lock = self._lock_of
+        if pid != os.getpid():
+            _, lock = self._lock_of = os.getpid(), threading.RLock()
+        return lock
 
     def _episode_of(self, samples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return np.searchsorted(self._starts, samples, side="right") - 1
@@ -250,10 +269,12 @@ class LeRobotSource:
     def _find_gop_starts(self) -> npt.NDArray[np.int64]:
         if not self._cameras:
             return self.episode_starts()
-        firsts = [self._first_usable(camera) for camera in self._cameras]
-        camera = self._cameras[int(np.argmax([v.num_frames / max(len(v.keyframes), 1) for v in firsts]))]
+        typical = [self._typical(camera) for camera in self._cameras]
+        camera = self._cameras[int(np.argmax([v.num_frames / max(len(v.keyframes), 1) for v in typical]))]
         every = np.arange(len(self._starts) - 1, dtype=np.int64)
         self._resolve(camera, every)
+        for error in camera.errors.values():
+            logger.warning("%s; the order of block shuffle does without its keyframes, and is another with them", error)
         frame = camera.frames(np.arange(len(self), dtype=np.int64))
         starts = [self.episode_starts()]
         for episode in every[camera.usable(every)].tolist():
@@ -268,15 +289,15 @@ class LeRobotSource:
         full = self.meta.root / path
         if not full.exists():
             raise DatasetError(
-                f"{full}: the file of camera {key!r} is missing; download it, or leave the camera out: "
-                f"video_keys={[k for k in self.meta.episodes.videos if k != key]}"
+                f"{full}: the file of camera {key!r} is missing; download it, or leave out its episodes with "
+                f"episodes=[…], or the camera: video_keys={[k for k in self.meta.episodes.videos if k != key]}"
             )
         return str(full)
 
     def _field_of(self, camera: CameraFrames, return_uint8: bool) -> VideoField:
         feature = self.meta.info.features[camera.key]
-        index = self._first_usable(camera)
-        width, height = _shown_size(index)
+        index = self._typical(camera)
+        height, width = self._sizes[camera.key] = index.shown_size
         if feature.height_width not in (None, (height, width)):
             logger.warning(
                 "%s: pictures of %r are %dx%d, the shape in %s/meta/info.json is %s; batches have the pictures' size",
@@ -289,33 +310,29 @@ class LeRobotSource:
         dtype = "uint8" if return_uint8 else "float32"
         return VideoField(camera.key, offsets, offsets == 1, height, width, 3, dtype)
 
-    def _first_usable(self, camera: CameraFrames) -> VideoIndex:
-        """Of the camera's files: what a picture of it is. Raises what the first file raises if none can be used."""
-        first: GpuloadError | None = None
+    def _typical(self, camera: CameraFrames) -> VideoIndex:
+        """Of the camera's first files that can be used, one of info.json's size, else the first: what pictures are.
+
+        Raises what the first file raises if none can be used.
+        """
+        stated = self.meta.info.features[camera.key].height_width
+        usable: list[VideoIndex] = []
+        first_error: GpuloadError | None = None
         for file in range(len(camera.placement.files)):
             try:
-                return self.video(camera.first_file + file)
+                usable.append(self._load(camera, camera.first_file + file))
             except GpuloadError as error:
-                first = first or error
-        raise first or DatasetError(
+                first_error = first_error or error
+                continue
+            if stated in (None, usable[-1].shown_size):
+                return usable[-1]
+            if len(usable) == _LOOKED_AT:
+                break
+        if usable:
+            return usable[0]
+        raise first_error or DatasetError(
             f"{self.meta.root}/meta/episodes: camera {camera.key!r} has no file; leave it out with video_keys=[…]"
         )
-
-    def _check_video(self, camera: CameraFrames, index: VideoIndex) -> None:
-        feature = self.meta.info.features[camera.key]
-        if feature.is_depth and not is_depth_format(index.pixel_format):
-            raise DatasetError(
-                f"{index.path}: {feature.key!r} is a depth map, which needs 12-bit pictures, got {index.pixel_format}; "
-                "set video.is_depth_map to false in info.json to read it as colour"
-            )
-
-        size = _shown_size(index)
-        expected = self._sizes.setdefault(camera.key, size)
-        if size != expected:
-            raise DatasetError(
-                f"{index.path}: pictures of {feature.key!r} are {size[0]}x{size[1]}, those of its other files "
-                f"{expected[0]}x{expected[1]}; encode the file again, or leave its episodes out with episodes=[…]"
-            )
 
     def _digest(self) -> str:
         raw = {key: self.meta.info.raw.get(key) for key in ("codebase_version", "fps", "features")}
@@ -324,11 +341,6 @@ class LeRobotSource:
         digest.update(self.meta.episodes.index.tobytes())
         digest.update(self._starts.tobytes())
         return digest.hexdigest()
-
-
-def _shown_size(index: VideoIndex) -> tuple[int, int]:
-    """(width, height) after rotation."""
-    return (index.height, index.width) if index.rotation % 180 else (index.width, index.height)
 
 
 def _output(values: npt.NDArray[np.generic], key: str, root: Path) -> npt.NDArray[np.generic]:

@@ -47,7 +47,7 @@ class EpisodeTable:
 class EpisodeRows:
     """The table as LeRobot's ``meta.episodes`` is read: ``[3]`` is a dict, ``["length"]`` a list.
 
-    All episodes of the dataset are in it, whichever were chosen, and all columns but statistics;
+    All episodes of the dataset are in it, whichever were chosen, and all columns of numbers but statistics;
     ``dataset_from_index`` and ``dataset_to_index`` count the rows of the whole dataset.
     """
 

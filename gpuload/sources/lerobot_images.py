@@ -40,6 +40,15 @@ def _row_of(data: object, path: object) -> _Row:
     return _Row(data, path)
 
 
+class _Held:
+    """Row groups of one process, by file and group, the latest last."""
+
+    def __init__(self) -> None:
+        self.pid, self.lock = os.getpid(), threading.Lock()
+        self.groups: OrderedDict[tuple[int, int], list[_Row]] = OrderedDict()
+        self.num_bytes = 0
+
+
 class ImageColumn:
     """One image feature of all rows. Safe between threads; row groups are read when asked for, the latest are kept."""
 
@@ -55,17 +64,8 @@ class ImageColumn:
     ) -> None:
         self._root, self._key, self._files, self._template = root, key, files, template
         self._file_starts, self._order, self._numbers = file_starts, order, numbers
-        self._groups: OrderedDict[tuple[int, int], list[_Row]] = OrderedDict()
         self._group_starts: dict[int, npt.NDArray[np.int64]] = {}
-        self._held_bytes = 0
-        self._lock, self._pid = threading.Lock(), os.getpid()
-
-    def _own_lock(self) -> threading.Lock:
-        """Of this process: a parent's thread may have held the lock, and been at the groups, at the fork."""
-        if self._pid != os.getpid():
-            self._groups, self._held_bytes = OrderedDict(), 0
-            self._lock, self._pid = threading.Lock(), os.getpid()
-        return self._lock
+        self._held = _Held()
 
     def read(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
         """``[n, C, H, W]`` of rows int64 ``[n]``: uint8 for 8-bit pictures, uint16, int32 or float32 for deeper ones.
@@ -117,7 +117,10 @@ class ImageColumn:
         )
 
     def _stored(self, file: int, row: int) -> _Row:
-        with self._own_lock():
+        held = self._held
+        if held.pid != os.getpid():  # a parent's thread may have held the lock, and been at the groups, at the fork
+            held = self._held = _Held()
+        with held.lock:
             path = self._files[file]
             try:
                 if file not in self._group_starts:
@@ -126,25 +129,25 @@ class ImageColumn:
                     self._group_starts[file] = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
                 starts = self._group_starts[file]
                 group = int(np.searchsorted(starts, row, side="right")) - 1
-                if (file, group) not in self._groups:
-                    self._keep(file, group)
+                if (file, group) not in held.groups:
+                    self._keep(held, file, group)
             except (pa.ArrowException, OSError, ValueError, KeyError) as error:
                 raise DatasetError(
                     f"{path}: image feature {self._key!r} cannot be read ({error}); download the file again"
                 ) from error
-            self._groups.move_to_end((file, group))
-            return self._groups[file, group][row - int(starts[group])]
+            held.groups.move_to_end((file, group))
+            return held.groups[file, group][row - int(starts[group])]
 
-    def _keep(self, file: int, group: int) -> None:
+    def _keep(self, held: "_Held", file: int, group: int) -> None:
         column = pq.ParquetFile(self._files[file], memory_map=True).read_row_group(group, columns=[self._key])[
             self._key
         ]
         rows = [_row(value) for value in column.to_pylist()]
-        self._groups[file, group] = rows
-        self._held_bytes += sum(len(row.data or b"") for row in rows)
-        while self._held_bytes > _CACHE_BYTES and len(self._groups) > 1:
-            _, gone = self._groups.popitem(last=False)
-            self._held_bytes -= sum(len(row.data or b"") for row in gone)
+        held.groups[file, group] = rows
+        held.num_bytes += sum(len(row.data or b"") for row in rows)
+        while held.num_bytes > _CACHE_BYTES and len(held.groups) > 1:
+            _, gone = held.groups.popitem(last=False)
+            held.num_bytes -= sum(len(row.data or b"") for row in gone)
 
 
 def _pixels(data: bytes) -> npt.NDArray[np.generic]:

@@ -55,7 +55,7 @@ def read_rows(meta: Meta) -> RowTable:
         features.setdefault(key, Feature(key, dtype, (1,), (), {}))
     files, tables = _read_files(meta, [key for key, f in features.items() if not f.is_image])
     for key, dtype in _USUAL.items():
-        if all(key in table.column_names for table in tables):
+        if all(key in t.column_names and pa.types.is_integer(t[key].type) and not t[key].null_count for t in tables):
             features.setdefault(key, Feature(key, dtype, (1,), (), {}))
     plain = [key for key, f in features.items() if not f.is_image]
     sizes = [table.num_rows for table in tables]
@@ -67,7 +67,10 @@ def read_rows(meta: Meta) -> RowTable:
     lists: dict[str, pa.ChunkedArray[Any]] = {}
     for key in plain:
         if features[key].dtype == LANGUAGE:
-            column = pa.concat_tables([t.select([key]) for t in tables], promote_options="default")[key]
+            try:
+                column = pa.concat_tables([t.select([key]) for t in tables], promote_options="permissive")[key]
+            except pa.ArrowException as error:
+                raise DatasetError(f"{files[0].parent}: feature {key!r} differs between files ({error})") from error
             lists[key] = column if order is None else column.take(order)
         elif features[key].dtype == "string":
             texts[key] = _ordered(
@@ -89,13 +92,15 @@ def _is_readable(feature: Feature, root: Path) -> bool:
     if feature.is_image or feature.dtype in ("string", LANGUAGE):
         return True
     try:
-        return np.dtype(feature.dtype).kind in "fiub"
+        if np.dtype(feature.dtype).kind in "fiub":
+            return True
     except TypeError:
-        logger.warning(
-            "%s: feature %r has the dtype %r and is left out; readable are numbers, bool, string, language, image and "
-            "video", root / "meta" / "info.json", feature.key, feature.dtype,
-        )  # fmt: skip
-        return False
+        pass  # numpy does not know it either
+    logger.warning(
+        "%s: feature %r has the dtype %r and is left out; readable are numbers, bool, string, language, image and "
+        "video", root / "meta" / "info.json", feature.key, feature.dtype,
+    )  # fmt: skip
+    return False
 
 
 def _read_files(meta: Meta, columns: list[str]) -> tuple[list[Path], list[pa.Table]]:
@@ -188,6 +193,8 @@ def _texts(path: Path, table: pa.Table, key: str) -> npt.NDArray[np.object_]:
     stored = table[key]
     if pa.types.is_dictionary(stored.type):
         stored = stored.cast(stored.type.value_type)
+    if pa.types.is_null(stored.type):
+        stored = stored.cast(pa.string())
     column = stored.combine_chunks()
     if isinstance(column, pa.ChunkedArray):
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.string())
@@ -203,11 +210,11 @@ def _numbers(files: list[Path], tables: list[pa.Table], feature: Feature) -> npt
     """``[rows, *shape]`` of all files."""
     key = feature.key
     if len(tables) > 1 and len({table.schema.field(key).type for table in tables}) == 1:  # a tenth of one by one
-        joined = pa.table({key: pa.chunked_array([chunk for t in tables for chunk in t[key].chunks]).combine_chunks()})
         try:
-            return _column(files[0], joined, feature)
-        except DatasetError:
-            pass  # which file it is, is found below
+            joined = pa.chunked_array([chunk for t in tables for chunk in t[key].chunks]).combine_chunks()
+            return _column(files[0], pa.table({key: joined}), feature)
+        except (DatasetError, pa.ArrowException):
+            pass  # too long for one array, or wrong: which file it is, is found below
     parts = [_column(path, table, feature) for path, table in zip(files, tables, strict=True)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 

@@ -43,7 +43,9 @@ def plan_offsets(
     return offsets
 
 
-def check_fps(times_s: npt.NDArray[np.float64], starts: npt.NDArray[np.int64], meta: Meta) -> None:
+def check_fps(
+    times_s: npt.NDArray[np.float64], starts: npt.NDArray[np.int64], meta: Meta, *, tolerance_s: float
+) -> None:
     """Windows are counted in rows, so rows must be 1/fps apart.
 
     Raises:
@@ -56,7 +58,7 @@ def check_fps(times_s: npt.NDArray[np.float64], starts: npt.NDArray[np.int64], m
     within[ends[(ends > 0) & (ends < rows)] - 1] = False
     apart = apart[within & np.isfinite(apart)]
     period_s = 1 / meta.info.fps
-    if len(apart) and abs(float(np.median(apart)) - period_s) > _FPS_SLACK * period_s:
+    if len(apart) and abs(float(np.median(apart)) - period_s) > max(_FPS_SLACK * period_s, tolerance_s):
         raise DatasetError(
             f"{meta.root}/meta/info.json: fps is {meta.info.fps:g} but rows are "
             f"{float(np.median(apart)):.6f} s apart; correct fps or the timestamps"

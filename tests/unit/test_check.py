@@ -255,6 +255,23 @@ def test_what_training_refuses_is_found_by_decoding(root: Path) -> None:
     assert only(check_dataset(root, deep=True), VIDEO, "pictures cannot be decoded").severity == "error"
 
 
+def test_what_is_read_all_the_same_is_no_error(root: Path) -> None:
+    """As people's own writers leave it out or spell it."""
+    edit_info(root, lambda info: info.update(codebase_version="3.0"))
+    edit_info(root, lambda info: info["features"].update(note={"dtype": "string", "shape": [1]}))
+    edit_info(root, lambda info: info["features"][CAMERA].update(shape=[3, 96, 128], names=["c", "h", "w"]))
+    data = pq.read_table(root / DATA)
+    pq.write_table(data.append_column("note", pa.array([None, "x"] * (len(data) // 2))), root / DATA)
+    episodes = next((root / "meta/episodes").glob("**/*.parquet"))
+    table = pq.read_table(episodes)
+    pq.write_table(table.drop_columns(["dataset_from_index", "dataset_to_index"]), episodes)
+    tasks = pq.read_table(root / "meta/tasks.parquet")
+    named = tasks.rename_columns(["words" if c != "task_index" else c for c in tasks.column_names])
+    about = json.dumps({"index_columns": ["words"], "columns": []})
+    pq.write_table(named.replace_schema_metadata({"pandas": about}), root / "meta/tasks.parquet")
+    assert [finding for finding in check_dataset(root) if finding.severity == "error"] == []
+
+
 @pytest.mark.parametrize("version", ["v2.0", "v2.1"])
 def test_older_layouts_are_checked_too(sound: Path, tmp_path: Path, version: str) -> None:
     root = write_older(sound, tmp_path / "older", version=version)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gpuload.decode.picture import device_trouble, layout_of, looks_of
+from gpuload.decode.picture import device_trouble, looks_of, plane_layout
 
 PITCH, ROWS = 64, 24
 
@@ -24,7 +24,7 @@ def test_interleaved_chroma_becomes_one_plane(kind: torch.dtype, width: int, cro
     chroma = PITCH * ROWS + crop_bytes // 2 // 4 * 4
     y = component(storage, kind, (height, width), 1, crop_bytes)
     u, v = (component(storage, kind, half, 2, chroma + offset) for offset in (0, item))
-    luma, pairs = layout_of(storage, (y, u, v)).planes(storage)
+    luma, pairs = plane_layout(storage, (y, u, v)).planes(storage)
     assert luma.shape == (height, width)
     assert pairs.shape == (*half, 2)
     signed = torch.int16 if item == 2 else torch.uint8
@@ -39,7 +39,7 @@ def test_separate_planes_stay_three(kind: torch.dtype) -> None:
     storage = torch.randint(0, 256, (PITCH * ROWS * 3,), dtype=torch.uint8)
     components = [component(storage, kind, (20, 30), 1, PITCH * ROWS * plane) for plane in range(3)]
     signed = torch.int16 if kind == torch.uint16 else torch.uint8
-    planes = layout_of(storage, components).planes(storage)
+    planes = plane_layout(storage, components).planes(storage)
     assert all(torch.equal(plane, one.view(signed)) for plane, one in zip(planes, components, strict=True))
     assert len(planes) == 3
 

@@ -70,15 +70,45 @@ def test_annotations_come_as_lists_and_unknown_types_are_left_out(copy: Path, ca
     said = [[{"text": f"row {i}", "from_s": float(i)}] if i % 3 else [] for i in range(ROWS)]
     add_feature(copy, "annotation", "language", [1], pa.array(said))
     add_feature(copy, "sound", "audio", [1], pa.array([b"x"] * ROWS))
+    add_feature(copy, "thing", "object", [1], pa.array([b"x"] * ROWS))
     source = LeRobotSource(copy, episodes=[0, 2], video_keys=[])
     got = source.columns(np.array([4, 39, 0]))
     assert got["annotation"] == [said[4], said[2 * FRAMES + 19], said[0]]
-    assert "sound" not in got
-    assert "'sound'" in caplog.text
-    assert "'audio'" in caplog.text
-    for key in ("annotation", "sound"):
+    for key, dtype in (("sound", "audio"), ("thing", "object")):
+        assert key not in got
+        assert f"'{key}' has the dtype '{dtype}'" in caplog.text
+    for key in ("annotation", "sound", "thing"):
         with pytest.raises(ConfigError, match=key):
             LeRobotSource(copy, delta_timestamps={key: [0.0]})
+
+
+def two_files(root: Path, first: pa.Table, rest: pa.Table) -> None:
+    """The first episode's rows in one data file, the others' in another."""
+    pq.write_table(first, root / DATA)
+    pq.write_table(rest, root / "data/chunk-000/file-001.parquet")
+    edit_table(episodes_file(root), lambda t: replace(t, "data/file_index", pa.array([0, 1, 1], pa.int16())))
+
+
+def test_files_may_differ_in_what_their_annotations_and_texts_are_stored_as(copy: Path) -> None:
+    said: list[list[dict[str, Any]]] = [[{"from_s": i}] for i in range(ROWS)]
+    add_feature(copy, "annotation", "language", [1], pa.array(said))
+    add_feature(copy, "note", "string", [1], pa.array(["x"] * ROWS))
+    table = pq.read_table(copy / DATA)
+    floats = pa.array([[{"from_s": float(i)}] for i in range(FRAMES, ROWS)])
+    rest = replace(table.slice(FRAMES), "annotation", floats)
+    two_files(copy, table.slice(0, FRAMES), replace(rest, "note", pa.nulls(ROWS - FRAMES)))
+    got = columns_of(copy)
+    assert got["annotation"] == said
+    assert got["note"] == ["x"] * FRAMES + [None] * (ROWS - FRAMES)
+    two_files(copy, table.slice(0, FRAMES), replace(rest, "annotation", pa.array(["no list"] * (ROWS - FRAMES))))
+    with pytest.raises(DatasetError, match="'annotation' differs"):
+        columns_of(copy)
+
+
+def test_a_column_that_only_has_the_name_of_a_counter_is_none(copy: Path) -> None:
+    edit_json(copy / "meta/info.json", lambda v: v["features"].pop("index"))
+    edit_table(copy / DATA, lambda t: replace(t, "index", pa.array([f"row {i}" for i in range(ROWS)])))
+    assert "index" not in columns_of(copy)
 
 
 def test_texts_may_be_absent_or_coded(copy: Path) -> None:
@@ -159,11 +189,9 @@ def test_a_data_file_that_is_named_and_not_there_is_not_missed(copy: Path) -> No
 def test_of_several_data_files_the_wrong_one_is_named(copy: Path, second: str) -> None:
     table = pq.read_table(copy / DATA).append_column("extra", pa.array([[float(i), 0.0] for i in range(ROWS)]))
     edit_json(copy / "meta/info.json", lambda v: v["features"].update(extra={"dtype": "float32", "shape": [2]}))
-    pq.write_table(table.slice(0, FRAMES), copy / DATA)
     rest = table.slice(FRAMES)
     file = copy / "data/chunk-000/file-001.parquet"
-    pq.write_table(rest, file)
-    edit_table(episodes_file(copy), lambda t: replace(t, "data/file_index", pa.array([0, 1, 1], pa.int16())))
+    two_files(copy, table.slice(0, FRAMES), rest)
     assert columns_of(copy)["extra"][:, 0].tolist() == list(range(ROWS))
     values: list[Any] = [[float(i), 0.0] for i in range(FRAMES, ROWS)]
     values[3] = {"other type": values[3], "ragged": [1.0], "null": None}[second]

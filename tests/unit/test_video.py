@@ -14,6 +14,7 @@ from gpuload import ConfigError, FrameNotFound, Video
 from gpuload.index.load import load_index
 from tests.videos import decode_all, frame_number, make_video, numbered_picture
 
+av_open = av.open
 Pictures = list[npt.NDArray[np.uint8]]
 
 
@@ -48,6 +49,21 @@ def test_iterating_gives_every_picture_once_and_lets_others_be_asked_for(tmp_pat
         if number % 7 == 3:
             assert np.array_equal(video[32 - number].numpy(), expected[32 - number])
     assert number == 32
+
+
+def test_a_container_without_byte_ranges_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_video(tmp_path / "v.ts", frames=40, codec="libx264", gop=5)
+    video = Video(path)
+    assert not video.index.contiguous
+    opened: list[str] = []
+
+    def counted(name: str) -> av.container.InputContainer:
+        opened.append(name)
+        return av_open(name)
+
+    monkeypatch.setattr("gpuload.store.packets.av.open", counted)
+    assert [frame_number(picture.numpy()) for picture in video] == list(range(40))
+    assert len(opened) == 1
 
 
 def test_open_gops_are_iterated_in_order_of_presentation(tmp_path: Path) -> None:
