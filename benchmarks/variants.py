@@ -60,15 +60,15 @@ def _lerobot(backend: str, workers: int) -> Variant:
     )
 
 
-def _rerun(kind: str, order: str, workers: int) -> Variant:
+def _rerun(kind: str, order: str, workers: int, *, windows: str = "copy") -> Variant:
     return Variant(
-        f"Rerun 0.41 {kind} w{workers}",
+        f"Rerun 0.41 {kind}{' views' if windows == 'view' else ''} w{workers}",
         "Rerun 0.41",
         "peer_rerun",
         "rerun-0.41.0",
-        {"kind": kind, "workers": workers},
+        {"kind": kind, "workers": workers, "windows": windows},
         order=order,
-        leading=kind == "block" and workers in (0, CORES),  # which one is faster depends on the dataset
+        leading=kind == "block" and windows == "copy" and workers in (0, CORES),  # which one is faster depends
     )
 
 
@@ -99,6 +99,7 @@ VARIANTS: Mapping[str, Variant] = {
         ),
         *(_lerobot(backend, workers) for backend in ("torchcodec", "pyav") for workers in WORKERS),
         *(_rerun("block", "block", workers) for workers in FEW),
+        *(_rerun("block", "block", workers, windows="view") for workers in FEW),
         *(_rerun("sample", "global", workers) for workers in FEW),
         *(_rerun("map", "global", workers) for workers in FEW),
         *(_alone("torchcodec 0.17", "peer_torchcodec", "torchcodec-0.17.0", w, leading=w == CORES) for w in FEW),

@@ -1,5 +1,5 @@
 """Rerun's dataloader over a LeRobot folder, served by its local catalog. Options: ``kind`` (block, sample, map),
-``workers``.
+``workers``, ``windows`` (copy, or view: windows share the memory of a decoded run).
 
 The folder is converted once to .rrd files, one a segment; that takes no part in any figure.
 """
@@ -67,7 +67,7 @@ def make_fields(job: Job, folder: Folder) -> dict[str, Any]:
         path, _ = folder.frames(0, camera, (0,))
         with av.open(str(path)) as container:
             codec = CODECS[container.streams.video[0].codec_context.codec.canonical_name]
-        decoder = dataloader.VideoFrameDecoder(codec=codec)
+        decoder = dataloader.VideoFrameDecoder(codec=codec, window_storage=job.options.get("windows", "copy"))
         fields[camera] = dataloader.Field(f"/{camera}:VideoStream:sample", decode=decoder, window=job.offsets)
     return fields
 
