@@ -4,7 +4,7 @@
     python -m benchmarks.compare --quick            # a few minutes: does the machinery work?
     python -m benchmarks.compare --only 'H.264*' --peers 'gpuload*,LeRobot*,limit*'
     python -m benchmarks.compare --data FOLDER      # your dataset instead of ours
-    python -m benchmarks.compare --write-readme benchmarks/records/compare-….json    # into README.md, nothing measured
+    python -m benchmarks.compare --write-readme RECORD   # of a record: README's table, page, plots; measures nothing
 
 What is measured, and how: benchmarks/README.md.
 """
@@ -153,7 +153,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="forget what was measured of this code")
     parser.add_argument("--out", type=Path, help="folder for record, page and plots instead of benchmarks/")
     parser.add_argument("--list", action="store_true", help="print cases and variants, and stop")
-    parser.add_argument("--write-readme", type=Path, metavar="RECORD", help="this record's table into README.md; stop")
+    parser.add_argument(
+        "--write-readme", type=Path, metavar="RECORD", help="a record's table into README.md, its page and plots; stop"
+    )
     return parser.parse_args()
 
 
@@ -166,6 +168,13 @@ def choose(args: argparse.Namespace) -> Mapping[str, Case]:
     return {name: case for name, case in cases.items() if any(fnmatch(name, p) for p in args.only.split(","))}
 
 
+def write(comparison: Comparison, console: Console, *, page: Path, plots: Path, prefix: str = "") -> None:
+    """What there is to look at."""
+    console.print(f"table:  {write_page(comparison, page)}", highlight=False, soft_wrap=True)
+    for path in plot_comparison(comparison, plots, prefix=prefix):
+        console.print(f"plot:   {path}", highlight=False, soft_wrap=True)
+
+
 def main() -> None:
     args = parse()
     console = Console(width=None if sys.stdout.isatty() else 130)
@@ -176,9 +185,11 @@ def main() -> None:
         return
     if args.write_readme is not None:
         try:
-            write_readme(read_comparison(args.write_readme), RECORDS.parent.parent / "README.md")
+            read = read_comparison(args.write_readme)
+            write_readme(read, RECORDS.parent.parent / "README.md")
         except (OSError, ValueError) as error:
             sys.exit(str(error))
+        write(read, console, page=RECORDS.parent / f"{PAGE[False]}.md", plots=PLOTS)
         return
     name = "quick" if args.quick else f"data-{args.data.resolve().name}" if args.data else "compare"
     rounds, seconds = args.rounds or (1 if args.quick else 3), args.seconds or (1.0 if args.quick else 4.0)
@@ -199,10 +210,8 @@ def main() -> None:
     comparison.save()
     console.print(f"record: {comparison.path}", highlight=False, soft_wrap=True)
     trial = name != "compare"
-    page = write_page(comparison, (args.out or (RECORDS if trial else RECORDS.parent)) / f"{PAGE[trial]}.md")
-    console.print(f"table:  {page}", highlight=False, soft_wrap=True)
-    for path in plot_comparison(comparison, args.out or PLOTS, prefix=f"{name}-" if trial else ""):
-        console.print(f"plot:   {path}", highlight=False, soft_wrap=True)
+    page = (args.out or (RECORDS if trial else RECORDS.parent)) / f"{PAGE[trial]}.md"
+    write(comparison, console, page=page, plots=args.out or PLOTS, prefix=f"{name}-" if trial else "")
 
 
 if __name__ == "__main__":
