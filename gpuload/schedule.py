@@ -59,7 +59,9 @@ class Schedule:
         """Positions of the epoch's order: where an iteration begins, and what has been delivered."""
         self._current: Iteration | None = None
         """The iteration whose progress is the state."""
-        self._played: set[int] = set()
+        self._played: int | None = None
+        """The epoch that was played to its end last."""
+        self._has_warned = False
         self._sampler_digest: str | None = None
         self._order: tuple[int, EpochOrder] | None = None
         self._runs: Runs | None = None
@@ -82,7 +84,8 @@ class Schedule:
         order, start = self._epoch_order(), self._resume_at
         if self._sampler is not None:
             self._check_sampler(order, start)
-        elif self._kind != "sequential" and start == 0 and self._epoch in self._played:
+        elif self._kind != "sequential" and start == 0 and self._epoch == self._played:
+            self._played, self._has_warned = None, True
             logger.warning(
                 "epoch %d is played a second time, in the same order: call loader.set_epoch(epoch) before each epoch",
                 self._epoch,
@@ -106,7 +109,8 @@ class Schedule:
     def finish(self, iteration: Iteration) -> None:
         """It has come to its end: the next one of this epoch begins at its beginning."""
         if iteration is self._current:
-            self._played.add(self._epoch)
+            if not self._has_warned:
+                self._played = self._epoch
             self._resume_at = 0
 
     def set_epoch(self, epoch: int) -> None:

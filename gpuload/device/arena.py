@@ -1,5 +1,6 @@
 """Batch memory: shared with the decode processes, the caller's while any tensor of it lives, then used again."""
 
+import _thread
 import mmap
 import os
 import tempfile
@@ -113,8 +114,13 @@ def _shared_file(num_bytes: int) -> int:
 
 
 def _give_back(shelf: _Shelf, place: Place, memory: mmap.mmap, num_bytes: int, keep: bool) -> None:
-    if keep or len(shelf.idle) < MAX_IDLE or not hasattr(mmap, "MADV_REMOVE"):
-        shelf.idle.append(place)
-    else:
-        memory.madvise(mmap.MADV_REMOVE, place.offset, num_bytes)
-        shelf.empty.append(place)
+    try:
+        if keep or len(shelf.idle) < MAX_IDLE or not hasattr(mmap, "MADV_REMOVE"):
+            shelf.idle.append(place)
+            return
+        try:
+            memory.madvise(mmap.MADV_REMOVE, place.offset, num_bytes)
+        finally:
+            shelf.empty.append(place)
+    except KeyboardInterrupt:  # Python drops what a finalizer raises; asked for by another thread it comes after this
+        _thread.start_new_thread(_thread.interrupt_main, ())
