@@ -1,9 +1,10 @@
 """Batch memory: shared with the decode processes, the caller's while any tensor of it lives, then used again."""
 
-import _thread
 import mmap
 import os
+import signal
 import tempfile
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -122,5 +123,6 @@ def _give_back(shelf: _Shelf, place: Place, memory: mmap.mmap, num_bytes: int, k
             memory.madvise(mmap.MADV_REMOVE, place.offset, num_bytes)
         finally:
             shelf.empty.append(place)
-    except KeyboardInterrupt:  # Python drops what a finalizer raises; asked for by another thread it comes after this
-        _thread.start_new_thread(_thread.interrupt_main, ())
+    except KeyboardInterrupt:  # Python drops what a finalizer raises; sent by another thread it comes after this
+        main = threading.main_thread().ident
+        threading.Thread(target=signal.pthread_kill, args=(main, signal.SIGINT), daemon=True).start()
