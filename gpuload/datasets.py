@@ -2,6 +2,7 @@
 
 import operator
 import os
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
@@ -21,6 +22,8 @@ from gpuload.sources.lerobot import LeRobotSource
 
 Sample = dict[str, Any]
 """Tensors; ``task`` and other texts as str, or None where a row has none; annotations as lists."""
+REPO_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+"""``owner/name`` as on the Hugging Face hub; anything else is a path."""
 ImageTransform = Callable[[torch.Tensor], torch.Tensor]
 OF_RECORDING = frozenset({"vcodec", "streaming_encoding", "encoder_queue_maxsize", "encoder_threads"})
 """Arguments of LeRobot's class that say how to write."""
@@ -227,6 +230,8 @@ def find_root(repo_id: str | Path, root: str | Path | None = None) -> Path:
         return Path(root).absolute()
     if Path(repo_id).is_dir():
         return Path(repo_id).absolute()
+    if not REPO_NAME.fullmatch(str(repo_id)):
+        raise DatasetError(f"{repo_id}: there is no such folder; give the one that holds meta/")
     home = os.environ.get("HF_LEROBOT_HOME")
     cache = Path(home) if home else Path("~/.cache/huggingface/lerobot").expanduser()
     found = cache / repo_id
