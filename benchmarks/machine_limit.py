@@ -5,7 +5,8 @@
 One process per core takes GOPs in random order and feeds them to a codec session that it keeps; each picture is
 converted as often as the workload delivers it, into the slots of a batch that is used again and again. Nothing is
 planned, cached, put in order or handed over. The converter is PyAV's planar one and a copy, as any loader on PyAV has
-it; with ``--converter gpuload`` it is the one that gpuload uses, and no loader that decodes on the CPU gets past that.
+it; with ``--converter gpuload`` it is the one that gpuload uses, with its antialiased resize in RGB, once a picture as
+there. No loader that decodes on the CPU and gives the same pixels gets past that.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from av.video.reformatter import VideoReformatter
 
 from gpuload.cores import usable_cores
 from gpuload.device.swscale import SwscaleConverter
+from gpuload.transform import Transform, slot_form
 
 DECODERS = {"av1": "libdav1d"}  # FFmpeg's own `av1` decodes on hardware only
 CHANNEL_OF_PLANE = (1, 2, 0)  # planes of gbrp
@@ -76,8 +78,6 @@ class GopDecoder:
         self, uris: set[str], converter: str, size: tuple[int, int] | None = None, dtype: str = "uint8"
     ) -> None:
         self._direct = SwscaleConverter() if converter == "gpuload" else None
-        if self._direct is not None and (size is not None or dtype != "uint8"):
-            raise ValueError("gpuload's converter is measured at native size and in uint8 only")
         self._files: dict[str, memoryview] = {}
         self._session_of: dict[str, av.VideoCodecContext] = {}
         sessions: dict[tuple[str, bytes], av.VideoCodecContext] = {}
@@ -97,6 +97,8 @@ class GopDecoder:
                 sessions[key] = session
             self._session_of[uri] = sessions[key]
         self._reformatter = VideoReformatter()
+        transform = None if size is None else Transform(resize=size)
+        self._form = slot_form(transform, key="", channels=3, height=self._size[0], width=self._size[1], dtype=dtype)
         # Written once here, so that no page of it is new while the clock runs.
         self._size = size or self._size
         self._batch: npt.NDArray[np.generic] = np.full((BATCH_SLOTS, 3, *self._size), 1, dtype)
@@ -116,18 +118,23 @@ class GopDecoder:
 
     def _deliver(self, frames: list[av.VideoFrame], deliveries: int) -> int:
         for frame in frames:
+            shown = None
+            if self._direct is not None and self._form.is_resized and deliveries:
+                shown = self._direct.shape(frame, 0, self._form, 0)
             for _ in range(deliveries):
-                self._convert(frame, self._batch[self._slot])
+                self._convert(frame, shown, self._batch[self._slot])
                 self._slot = (self._slot + 1) % BATCH_SLOTS
         return len(frames)
 
-    def _convert(self, frame: av.VideoFrame, slot: npt.NDArray[np.generic]) -> None:
+    def _convert(
+        self, frame: av.VideoFrame, shown: npt.NDArray[np.uint8] | None, slot: npt.NDArray[np.generic]
+    ) -> None:
         # A function of its own, so that the converted frame dies before the next one is made.
         if self._direct is not None:
-            write = self._direct.direct(frame, 0)
-            if write is None:
-                raise ValueError(f"gpuload converts {frame.format.name} in another way")
-            write(slot.ctypes.data)
+            if shown is not None:
+                self._direct.store(shown, slot, self._form)
+            else:
+                self._direct.convert(frame, slot, 0, self._form)
             return
         height, width = self._size
         planar = self._reformatter.reformat(frame, width=width, height=height, format="gbrp", threads=1)

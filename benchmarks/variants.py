@@ -80,7 +80,9 @@ VARIANTS: Mapping[str, Variant] = {
     one.name: one
     for one in (
         Variant(LIMIT, "limit", "peer_limit", "", {"converter": "pyav"}, order="–", leading=True),
-        Variant("limit (gpuload's converter)", "limit", "peer_limit", "", {"converter": "gpuload"}, order="–"),
+        Variant(
+            "limit (gpuload's converter)", "limit", "peer_limit", "", {"converter": "gpuload"}, order="–", leading=True
+        ),
         Variant("gpuload block", "gpuload", "peer_gpuload", "", {"shuffle": "block"}, order="block", leading=True),
         Variant("gpuload global", "gpuload", "peer_gpuload", "", {"shuffle": "global"}, leading=True),
         *(
