@@ -54,7 +54,7 @@ def ensure_clip(clip: Clip, folder: Path) -> Path:
     path = folder / f"{clip.name}.mp4"
     if path.exists():
         return path
-    from gpuload.demo import make_texture  # loads torch, which a run on existing clips may do without
+    from gpuload.demo_video import make_texture  # loads torch, which a run on existing clips may do without
 
     os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder prints pages otherwise
     folder.mkdir(parents=True, exist_ok=True)
