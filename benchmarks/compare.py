@@ -78,7 +78,7 @@ def check_frames(
     case: Case, variants: list[Variant], environments: Environments, comparison: Comparison, console: Console
 ) -> None:
     """Each peer's frames on a case's dataset, with the base window and as uint8; once for a dataset."""
-    known = comparison.checks.get(case.dataset_name, {})
+    known = comparison.checked(case.dataset_name)
     missing = {
         one.checked_as: one
         for one in reversed(variants)
@@ -131,7 +131,7 @@ def one_run(
     """A result, or the reason why there is none."""
     if reason := unusable(variant, environments):
         return {"reason": reason}
-    verdict = comparison.checks.get(case.dataset_name, {}).get(variant.checked_as)
+    verdict = comparison.checked(case.dataset_name).get(variant.checked_as)
     if verdict is not None and not verdict["passed"]:
         return {"reason": f"{verdict['word']} in the check: {verdict['detail']}"}
     if number and "reason" in (earlier := comparison.find(case.name, variant.name, number - 1) or {}):

@@ -29,9 +29,23 @@ class Comparison:
     path: Path
     content: dict[str, Any]
     _done: dict[tuple[str, str, int], dict[str, Any]] = field(default_factory=dict)
+    _failed: set[tuple[str, str, int]] = field(default_factory=set)
+    """Runs of an earlier go that are to be made again; they stand in the record until then."""
+    _unchecked: set[tuple[str, str]] = field(default_factory=set)
+    """The same of verdicts, by dataset and name."""
 
     def __post_init__(self) -> None:
         self._done = {(run["case"], run["variant"], run["round"]): run for run in self.content["runs"]}
+
+    def try_again(self) -> None:
+        """What failed counts as not made."""
+        self._failed = {key for key, run in self._done.items() if "result" not in run}
+        self._unchecked = {
+            (dataset, name)
+            for dataset, verdicts in self.checks.items()
+            for name, verdict in verdicts.items()
+            if verdict["word"] == "failed"
+        }
 
     @property
     def checks(self) -> dict[str, dict[str, Any]]:
@@ -39,20 +53,31 @@ class Comparison:
         found: dict[str, dict[str, Any]] = self.content["checks"]
         return found
 
+    def checked(self, dataset: str) -> dict[str, Any]:
+        """Verdicts on a dataset that need not be made again."""
+        known = self.checks.get(dataset, {})
+        return {name: verdict for name, verdict in known.items() if (dataset, name) not in self._unchecked}
+
     def find(self, case: str, variant: str, number: int) -> dict[str, Any] | None:
         """The run, if it was made."""
-        return self._done.get((case, variant, number))
+        key = case, variant, number
+        return None if key in self._failed else self._done.get(key)
 
     def add(self, case: str, variant: str, number: int, outcome: dict[str, Any]) -> None:
         """Keep a run, on disk too."""
+        key = case, variant, number
         run = {"case": case, "variant": variant, "round": number, "when": datetime.now(UTC).isoformat(), **outcome}
+        if key in self._done:
+            self.content["runs"].remove(self._done[key])
         self.content["runs"].append(run)
-        self._done[case, variant, number] = run
+        self._done[key] = run
+        self._failed.discard(key)
         self.save()
 
     def add_check(self, dataset: str, name: str, verdict: dict[str, Any]) -> None:
         """Keep a verdict, on disk too."""
         self.checks.setdefault(dataset, {})[name] = verdict
+        self._unchecked.discard((dataset, name))
         self.save()
 
     def save(self) -> None:
@@ -113,19 +138,15 @@ class Cell:
 def open_comparison(name: str, settings: dict[str, Any], *, fresh: bool, folder: Path = RECORDS) -> Comparison:
     """The record of this code, these settings and this machine, gone on with unless ``fresh``.
 
-    What failed is not taken over: it is tried again.
+    What failed is tried again, and stands in the record until then.
     """
     machine = describe_machine()
     about = {**settings, "cpu": machine["cpu"], "cores": machine["cores"]}
     path = folder / f"{name}-{code_identity()}-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:6]}.json"
     if path.exists() and not fresh:
-        content = json.loads(path.read_text())
-        content["runs"] = [run for run in content["runs"] if "result" in run]
-        content["checks"] = {
-            dataset: {name: verdict for name, verdict in verdicts.items() if verdict["word"] != "failed"}
-            for dataset, verdicts in content["checks"].items()
-        }
-        return Comparison(path, content)
+        comparison = Comparison(path, json.loads(path.read_text()))
+        comparison.try_again()
+        return comparison
     content = {
         "when": datetime.now(UTC).isoformat(),
         "commit": current_commit(),

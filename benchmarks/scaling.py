@@ -1,6 +1,6 @@
 """How gpuload's rate goes with threads, GOP length, lookahead and cache, and its start with the dataset's size.
 
-    python -m benchmarks.scaling             # about half an hour on two cores; goes on where it was interrupted
+    python -m benchmarks.scaling             # about an hour on two cores; goes on where it was interrupted
     python -m benchmarks.scaling --quick     # a few minutes: does the machinery work?
     python -m benchmarks.scaling --only threads,gop
 

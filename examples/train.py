@@ -1,12 +1,12 @@
 """A whole training run in miniature: predict the action from two frames of each camera, save, resume.
 
-    python examples/train.py PATH [--steps 50]
+    python examples/train.py PATH [--steps 50] [--checkpoint checkpoint.pt]
 
-PATH is a LeRobot dataset; `gpuload demo` writes one to ./gpuload-demo.
+PATH is a LeRobot dataset; `gpuload demo` writes one to ./gpuload-demo. Run again, it goes on where the checkpoint says:
+policy, optimizer, and the loader with the very next sample.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
@@ -37,19 +37,28 @@ class Policy(nn.Module):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path")
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--checkpoint", type=Path, default=Path("loader.json"))
+    parser.add_argument("--steps", type=int, default=50, help="of this run")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--device", default="cpu", help="cuda: see docs/gpu.md first")
+    parser.add_argument("--checkpoint", type=Path, default=Path("checkpoint.pt"))
     args = parser.parse_args()
 
     meta = gpuload.LeRobotDataset(args.path).meta
-    cameras = list(meta.camera_keys)
+    cameras = [key for key in meta.camera_keys if key not in meta.depth_keys]  # depth has one channel
     windows = {key: [-1 / meta.fps, 0.0] for key in cameras}
     dataset = gpuload.LeRobotDataset(args.path, delta_timestamps=windows, return_uint8=True)
-    with gpuload.Loader(dataset, batch_size=16, shuffle="block", seed=0, drop_last=True) as loader:
-        if args.checkpoint.exists():
-            loader.load_state_dict(json.loads(args.checkpoint.read_text()))
-        policy = Policy(len(cameras), int(meta.features["action"]["shape"][0]))
+    with gpuload.Loader(
+        dataset, args.batch_size, shuffle="block", seed=0, drop_last=True, device=args.device
+    ) as loader:
+        if not len(loader):
+            parser.error(f"{args.path} has {len(dataset)} samples, which make no batch of {args.batch_size}")
+        policy = Policy(len(cameras), int(meta.features["action"]["shape"][0])).to(loader.device)
         optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
+        if args.checkpoint.exists():
+            saved = torch.load(args.checkpoint, map_location=loader.device)
+            policy.load_state_dict(saved["policy"])
+            optimizer.load_state_dict(saved["optimizer"])
+            loader.load_state_dict(saved["loader"])
         step = 0
         while step < args.steps:
             for batch in loader:
@@ -64,7 +73,8 @@ def main() -> None:
                     break
             else:
                 loader.set_epoch(loader.state_dict()["epoch"] + 1)
-        args.checkpoint.write_text(json.dumps(loader.state_dict()))
+        states = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict(), "loader": loader.state_dict()}
+        torch.save(states, args.checkpoint)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from gpuload.check_videos import check_videos
 from gpuload.errors import DatasetError
 from gpuload.findings import (
     COUNTERS,
+    FETCH,
     INFO,
     TOLERANCE_S,
     UNREADABLE,
@@ -168,17 +169,22 @@ def check_totals(folder: Folder, episodes: list[Episode]) -> Iterator[Finding]:
     for key, real in (("total_episodes", len(episodes)), ("total_frames", sum(e.length for e in episodes))):
         if folder.info.get(key) != real:
             text = f"{key} is {folder.info.get(key)}, the episode table has {real}"
-            yield folder.error(folder.root / INFO, text, "correct it in meta/info.json, or fetch the missing files")
+            yield folder.warning(folder.root / INFO, text, "correct it in meta/info.json, or fetch the missing files")
     table = folder.root / "meta" / "episodes"
-    position = 0
-    for expected, episode in enumerate(episodes):
-        if episode.number != expected:
-            yield folder.error(table, f"episode {expected} is missing or listed twice (next is {episode.number})")
+    position, expected = 0, 0
+    for episode in episodes:
+        if episode.number < expected:
+            yield folder.error(table, f"episode {episode.number} is listed twice")
             return
+        if episode.number > expected:
+            missing = ranges(list(range(expected, episode.number)))
+            yield folder.warning(table, f"episodes {missing} are missing: training goes without them", FETCH)
         if (episode.start, episode.stop) != (position, position + episode.length):
-            text = f"episode {expected} of length {episode.length} spans rows {episode.start} to {episode.stop}"
-            yield folder.error(table, f"{text}, expected {position} to {position + episode.length}")
-        position += episode.length
+            text = f"episode {episode.number} of length {episode.length} spans rows {episode.start} to {episode.stop}"
+            yield folder.warning(
+                table, f"{text}, expected {position} to {position + episode.length}", "rows are counted instead"
+            )
+        position, expected = position + episode.length, episode.number + 1
 
 
 def check_data(

@@ -193,8 +193,8 @@ def bench(
 ) -> None:
     """Measure how fast a dataset loads here, with a training loop that does nothing else.
 
-    The wait is what `next(loader)` took: p95 far above p50 means that batches come in bursts. If the rate is above what
-    your model consumes, the loader is not the bottleneck.
+    The wait is what `next()` of the loader's iterator took: p95 far above p50 means that batches come in bursts. If the
+    rate is above what your model consumes, the loader is not the bottleneck.
 
     Example: `gpuload bench ~/datasets/pusht --batches 200 --shuffle global`
     """

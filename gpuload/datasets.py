@@ -29,8 +29,8 @@ OF_RECORDING = frozenset({"vcodec", "streaming_encoding", "encoder_queue_maxsize
 """Arguments of LeRobot's class that say how to write."""
 OF_LEROBOT = {
     "local_episode_loading": "episodes= chooses what is loaded",
-    "depth_output_unit": "depth videos are in the unit that info.json says",
-    "token": "nothing is downloaded; use huggingface-cli",
+    "depth_output_unit": "depth videos are in millimetres",
+    "token": "nothing is downloaded; use the command hf",
     "repo_type": "pass the dataset's folder as root",
 }
 """Its arguments that change what is read, and what to do instead."""
@@ -55,7 +55,7 @@ class LeRobotDataset(Dataset[Sample]):
 
     Raises:
         DatasetError: the folder is not there, or not what its metadata says.
-        ConfigError: an argument cannot be used.
+        VideoError: of a camera, none of the files that were tried can be read. ConfigError: an argument cannot be used.
     """
 
     def __init__(
@@ -81,20 +81,21 @@ class LeRobotDataset(Dataset[Sample]):
         Args:
             repo_id: a folder, or a name in LeRobot's cache folder. root: the folder, whatever the name.
             episodes: numbers of the episodes to load; None is all.
-            image_transforms: called with each colour camera's float32 ``[(T,) 3, H, W]`` in [0, 1] (uint8 with
-                ``return_uint8``) of each sample.
+            image_transforms: called with each colour camera's float32 ``[(T,) 3, H, W]`` in [0, 1] of each sample
+                (uint8 of videos with ``return_uint8``).
             delta_timestamps: seconds relative to the sample's own, by key: windows ``[T, …]`` and ``<key>_is_pad``.
             tolerance_s: how far a frame's time may be from its row's.
-            return_uint8: pictures of videos as uint8 (0..255) instead of float32 in [0, 1]; image features and depth
-                stay float32.
-            video_keys: the cameras to load; None is all of them, ``[]`` none.
+            return_uint8: pictures of videos as uint8 (0..255) instead of float32 in [0, 1]; image features stay
+                float32, depth videos float32 millimetres ``[(T,) 1, H, W]``.
+            video_keys: the video cameras to load; None is all of them, ``[]`` none. Image features always come.
             revision: that of the dataset in ``root``, if it is given.
-            download_videos: no effect, since nothing is ever downloaded.
+            force_cache_sync: must be False: nothing is ever downloaded.
+            download_videos, batch_encoding_size: no effect, for the same reason, and because nothing is recorded.
             video_backend: ``"pyav"``, ``"torchcodec"`` and ``"video_reader"`` mean the same pixels here.
             of_lerobot: LeRobot's other arguments: those of recording have no effect, the others are refused.
         """
         _refuse(revision is not None and root is None, "revision", revision, "pass the folder of that revision as root")
-        _refuse(force_cache_sync, "force_cache_sync", force_cache_sync, "download the dataset with huggingface-cli")
+        _refuse(force_cache_sync, "force_cache_sync", force_cache_sync, "download the dataset with: hf download")
         _refuse(
             video_backend not in (None, "pyav", "torchcodec", "video_reader"), "video_backend", video_backend,
             "the Loader's backend= chooses a decoder",
@@ -241,7 +242,7 @@ def find_root(repo_id: str | Path, root: str | Path | None = None) -> Path:
 
 
 def _download(repo_id: str | Path, folder: Path) -> str:
-    return f"huggingface-cli download {repo_id} --repo-type dataset --local-dir {folder}"
+    return f"hf download {repo_id} --repo-type dataset --local-dir {folder}"
 
 
 def whole_number(name: str, value: object) -> int:

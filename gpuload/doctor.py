@@ -82,9 +82,14 @@ def diagnose() -> Diagnosis:
         devices=find_devices(),
         converter=describe_converter(),
         backends=(
-            judge("pyav", module="av", extra="", decodes="on the CPU"),
-            judge("torchcodec", module="torchcodec", extra="torchcodec", decodes="on the CPU"),
-            judge("dali", module="nvidia.dali", extra="dali", decodes="VP8, VP9 and MJPEG on the CPU"),
+            judge("pyav", module="av", package="av", decodes="on the CPU"),
+            judge("torchcodec", module="torchcodec", package="torchcodec>=0.17", decodes="on the CPU"),
+            judge(
+                "dali",
+                module="nvidia.dali",
+                package="nvidia-dali-cuda130>=2.4",
+                decodes="VP8, VP9 and MJPEG on the CPU",
+            ),
         ),
     )
 
@@ -142,11 +147,10 @@ def describe_alike(alike: list[NvdecCaps]) -> str:
     return f"{name_of(first.codec)} {', '.join(samples)}; {sizes}, {first.max_macroblocks} macroblocks; {engines}"
 
 
-def judge(name: str, *, module: str, extra: str, decodes: str) -> Backend:
+def judge(name: str, *, module: str, package: str, decodes: str) -> Backend:
     """Whether gpuload can decode with library ``module``, and why; ``decodes``: what without a GPU."""
     if not installed(module):
-        remedy = f"install it with: pip install 'gpuload[{extra}]'" if extra else "reinstall gpuload"
-        return Backend(name, False, f"{module} is not installed; {remedy}", ())
+        return Backend(name, False, f"{module} is not installed; install it with: pip install '{package}'", ())
     probe = probe_import(module)
     if probe.error:
         return Backend(name, False, f"{module} cannot be loaded: {probe.error}", probe.libavcodec)

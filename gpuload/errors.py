@@ -43,4 +43,4 @@ class DeviceError(GpuloadError):
 
 
 class LoaderClosed(GpuloadError):
-    """The loader was closed and cannot be iterated any more."""
+    """The loader was closed, another iteration of it has begun, or it belongs to another process."""

@@ -71,7 +71,7 @@ class Folder:
 
     @property
     def is_v2(self) -> bool:
-        return str(self.info.get("codebase_version")).startswith("v2.")
+        return str(self.info.get("codebase_version")).removeprefix("v").startswith("2.")
 
     def error(self, path: Path, message: str, remedy: str = FETCH) -> Finding:
         return Finding("error", name(self.root, path), message, remedy)

@@ -1,17 +1,18 @@
 """The loader: wires order, plan, workers and batch memory; decides nothing else."""
 
 import importlib.util
+import logging
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 
 from gpuload.cores import usable_cores
 from gpuload.device.stream import receive
-from gpuload.errors import ConfigError, LoaderClosed
+from gpuload.errors import ConfigError, DatasetError, LoaderClosed, VideoError, WorkerDied
 from gpuload.pipeline.batch import Batch
 from gpuload.pipeline.prefetch import Prefetcher
 from gpuload.pipeline.route import Router
@@ -20,6 +21,8 @@ from gpuload.schedule import Iteration, Schedule
 from gpuload.sources.base import SampleSource
 from gpuload.stats import LoaderStats
 from gpuload.transform import Transform
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_LOOKAHEAD = 1 << 16
 """Samples planned together: some 0.4 µs each and slot to plan; long enough for runs to live and die inside."""
@@ -35,23 +38,28 @@ class HasSource(Protocol):
 
 
 class Loader:
-    """Training batches in a known order, each keyframe window decoded at most once per lookahead.
+    """Training batches in a known order, each keyframe window decoded once per lookahead as far as the budgets allow.
 
     Iterating gives one epoch of dicts: tensors on ``device``, texts as lists, every tensor the caller's for as
     long as it lives. Without ``set_epoch`` every iteration repeats the same epoch, from its beginning. An exception of
-    one batch leaves the loader usable: the next ``next()`` gives the batch after it.
+    one batch leaves the loader usable: the next ``next()`` of the same iterator gives the batch after it.
 
     Args:
+        dataset: a ``LeRobotDataset``; ``dataset[i]`` is not called.
+        batch_size: samples in a batch.
+        seed: of the order and of random transforms; the same seed and epoch are the same batches everywhere.
         shuffle: ``False``; ``"global"`` or ``True``, a uniform permutation; ``"block"``, samples drawn from many
             runs of neighbouring frames at once, which mixes episodes like a permutation and decodes little twice.
         transform: what happens to pictures on their way into a batch, one for all cameras or by camera; its random
             parts depend on (seed, epoch, sample, camera) only.
-        rank, world_size: this rank's share; every rank gets equally many batches. The last one is padded with repeated
-            samples (fewer than ``world_size``), or left out with ``drop_last``.
+        rank, world_size: this rank's share; every rank gets equally many batches. The last ones are made equally large
+            by repeating fewer than ``world_size`` samples; with one rank the last one is just smaller.
+        drop_last: leaves an incomplete last batch out.
         sampler: yields sample numbers, of all ranks, instead of ``shuffle``; iterated once an iteration. Its own
             ``set_epoch`` is called by the loader's. To resume, it must give the same order again.
         lookahead: samples planned together.
-        num_threads: decode workers, each a process of its own; default: the cores this process may use.
+        num_threads: decode workers, each a process of its own; default: the cores this process may use. With several
+            ranks on one machine: cores / ranks.
         frame_cache_bytes: decoded pictures that wait for a later batch.
         device_cache_bytes: the same in the GPU's memory, of what it decodes itself; default 4 GiB.
         device: ``"auto"`` is CUDA if there is a usable GPU, else the CPU. Batches on CUDA are safe on the stream that
@@ -60,6 +68,8 @@ class Loader:
             why); ``"pyav"``, ``"torchcodec"`` or ``"dali"`` forces one.
         blob_cache_bytes: encoded bytes read and not yet decoded.
         shuffle_buffer_bytes: nominal size of what block shuffle draws from; part of the order, like the seed.
+        on_error: ``"skip"`` leaves out a batch that holds a damaged sample, with a warning (``stats.batches_skipped``
+            counts them), instead of raising. On one rank only: the others would wait for a batch that never comes.
 
     Not thread-safe: iterate and call from one thread, of the process that made it.
 
@@ -87,6 +97,7 @@ class Loader:
         blob_cache_bytes: int = 1 << 30,
         device_cache_bytes: int | None = None,
         shuffle_buffer_bytes: int = 4 << 30,
+        on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         self.device = _device(device)
         if shuffle not in ORDERS:
@@ -98,6 +109,11 @@ class Loader:
         self.rank, self.world_size = rank or 0, 1 if world_size is None else world_size
         if not 0 <= self.rank < self.world_size:
             raise ConfigError(f"rank must be in [0, world_size), got rank={rank}, world_size={world_size}")
+        if on_error not in ("raise", "skip"):
+            raise ConfigError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+        if on_error == "skip" and self.world_size > 1:
+            raise ConfigError("on_error='skip' works on one rank only: ranks must get equally many batches")
+        self.on_error = on_error
         self.batch_size = _at_least(1, "batch_size", batch_size)
         self.num_threads = _at_least(1, "num_threads", usable_cores() if num_threads is None else num_threads)
         self.drop_last = drop_last
@@ -114,6 +130,7 @@ class Loader:
             buffer_bytes=_at_least(1, "shuffle_buffer_bytes", shuffle_buffer_bytes),
         )
         self._delivered = [0, 0, 0]
+        self._skipped = 0
         self._mixing = [0.0, 0.0]
         self._episode_starts = self._source.episode_starts()
         self._uniform: dict[int, float] = {}
@@ -152,6 +169,9 @@ class Loader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Begins the epoch, or goes on where ``load_state_dict`` said. A second iterator ends the first.
 
+        Its ``next()`` raises a VideoError or DatasetError where a sample of the batch cannot be had, a CacheFull or
+        DeviceError where a budget or the GPU does not suffice; the one after gives the next batch.
+
         Raises:
             StateMismatch: the sampler gives another order than when the state was taken.
         """
@@ -189,6 +209,7 @@ class Loader:
             batches_delivered=batches,
             samples_delivered=samples,
             frames_delivered=frames,
+            batches_skipped=self._skipped,
             frames_decoded=work.frames_decoded,
             decoded_by=dict(work.decoded_by),
             frames_distinct=distinct,
@@ -259,10 +280,22 @@ class _EpochIterator(Iterator[dict[str, Any]]):
             raise LoaderClosed("the loader is closed; make a new one")
         if loader._running is not self._iteration:
             raise LoaderClosed("another iteration of this loader has begun; a loader plays one epoch at a time")
-        work = loader._prefetcher
+        while True:
+            try:
+                return loader._deliver(self._take())
+            except (DatasetError, VideoError) as error:
+                # A process that died was not the sample's fault, and the next one may die of the same.
+                if loader.on_error == "raise" or isinstance(error, WorkerDied):
+                    raise
+                loader._skipped += 1
+                logger.warning("a batch is left out: %s", error)
+
+    def _take(self) -> Batch:
+        """The next batch; the schedule knows."""
+        loader, work = self._loader, self._loader._prefetcher
         taken = work.batches_taken
         try:
-            batch = work.next()
+            return work.next()
         except StopIteration:
             if not work.broken:
                 loader._schedule.finish(self._iteration)
@@ -270,7 +303,6 @@ class _EpochIterator(Iterator[dict[str, Any]]):
         finally:  # a damaged batch counts as taken; one that Ctrl-C kept from coming does not
             if work.batches_taken > taken:
                 loader._schedule.advance(self._iteration)
-        return loader._deliver(batch)
 
 
 def finishing_device(device: torch.device) -> torch.device | None:

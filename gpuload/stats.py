@@ -11,6 +11,8 @@ class LoaderStats:
     samples_delivered: int = 0
     frames_delivered: int = 0
     """Video slots handed out."""
+    batches_skipped: int = 0
+    """Left out for a damaged sample (``on_error="skip"``)."""
     frames_decoded: int = 0
     """Pictures that a codec produced, wanted or not."""
     decoded_by: dict[str, int] = field(default_factory=dict)
@@ -21,7 +23,7 @@ class LoaderStats:
     """frames_decoded / frames_distinct."""
     bytes_read: int = 0
     wait_s: float = 0.0
-    """Time that ``next(loader)`` waited."""
+    """Time that the iterator's ``next()`` waited."""
     mixing: float = 0.0
     """Mean distinct episodes in a batch over what a uniform permutation would give."""
     kept_bytes: int = 0

@@ -1,6 +1,6 @@
 """What a GPU machine shows: correctness first, then every backend, the whole loader, its rivals, the kernels.
 
-    python -m benchmarks.gpu                        everything, some 15 minutes on an H200
+    python -m benchmarks.gpu                        everything, some 18 minutes on an H200, estimated
     python -m benchmarks.gpu --sections first       half of it, within nine minutes; then: --sections second
     python -m benchmarks.gpu --sections kernels,tensors
     python -m benchmarks.gpu --quick                less of everything

@@ -33,7 +33,7 @@ def unusable(device: str = "cpu", *, codec: str = "", in_helper: bool = False) -
     except ModuleNotFoundError:  # not even the package around it
         found = False
     if not found:
-        return "DALI is not installed; run: pip install 'gpuload[dali]'"
+        return "DALI is not installed; run: pip install 'nvidia-dali-cuda130>=2.4'"
     if device == "cpu" and codec and codec not in CPU_CODECS:
         return f"DALI has no CPU decoder for {codec}, only for {', '.join(sorted(CPU_CODECS))}; it needs a GPU"
     try:

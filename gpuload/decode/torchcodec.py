@@ -62,7 +62,7 @@ def unusable(device: str = "cpu", *, in_helper: bool = False) -> str | None:
     right search path; None: it can. Never raises. The first call imports torch.
     """
     if importlib.util.find_spec("torchcodec") is None:
-        return "torchcodec is not installed; run: pip install 'gpuload[torchcodec]'"
+        return "torchcodec is not installed; run: pip install 'torchcodec>=0.17'"
     try:
         import torch
         import torchcodec

@@ -1,6 +1,7 @@
 """How much memory a kept picture takes, for the plan to stay within its budgets; a warning where they are too small."""
 
 import logging
+from dataclasses import dataclass
 
 import av
 import numpy as np
@@ -45,14 +46,39 @@ def device_bytes(video: VideoIndex, *, is_rgb: bool) -> int:
     )
 
 
-def warn_if_costly(plan: DecodePlan, frame_cache_bytes: int) -> None:
-    """Tells the user why much is decoded more than once, if the budget is why."""
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """What decoded pictures that wait may take. A plan keeps to one of them: the host's, in which what a GPU decodes
+    counts by how much narrower its own is, since the CPU's share of such files counts against the host's."""
+
+    frame_cache_bytes: int
+    device_cache_bytes: int
+
+    def picture_bytes(self, video: VideoIndex, way: tuple[str, str], form: SlotForm | None) -> int:
+        """What a kept picture counts of ``frame_cache_bytes``; ``way``: backend and device, ``form``: the only slots
+        that it goes to, as ``host_bytes``."""
+        backend, device = way
+        if device == "cpu":
+            return host_bytes(video, form)
+        scale = max(self.frame_cache_bytes, 1) / self.device_cache_bytes
+        return max(host_bytes(video), int(device_bytes(video, is_rgb=backend == "dali") * scale))
+
+    def narrowest(self, *, on_device: bool) -> tuple[str, int]:
+        """The one that decides: its argument's name and what it allows."""
+        if on_device and self.device_cache_bytes < self.frame_cache_bytes:
+            return "device_cache_bytes", self.device_cache_bytes
+        return "frame_cache_bytes", self.frame_cache_bytes
+
+
+def warn_if_costly(plan: DecodePlan, budget: str, num_bytes: int) -> None:
+    """Tells the user why much is decoded more than once, if the budget (an argument's name) is why."""
     distinct = len(np.unique(plan.group_file[plan.picture_group] << 32 | plan.picture_packet))
     again = plan.frames_decoded / max(distinct, 1)
     if again > COSTLY and plan.limited:
         logger.warning(
-            "frame_cache_bytes=%d holds too little for this order: about %.1f frames are decoded for each distinct "
-            "one; raise it, or use shuffle='block' with a shuffle_buffer_bytes that is no larger",
-            frame_cache_bytes,
+            "%s=%d holds too little for this order: about %.1f frames are decoded for each distinct one; "
+            "raise it, or use shuffle='block' with a shuffle_buffer_bytes that is no larger",
+            budget,
+            num_bytes,
             again,
         )

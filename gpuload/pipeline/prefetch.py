@@ -13,7 +13,7 @@ from gpuload.device.arena import BatchPool
 from gpuload.device.stream import pinning
 from gpuload.errors import GpuloadError, LoaderClosed, WorkerDied
 from gpuload.pipeline.batch import Batch, Layout
-from gpuload.pipeline.budget import device_bytes, host_bytes, warn_if_costly
+from gpuload.pipeline.budget import Budgets, warn_if_costly
 from gpuload.pipeline.crew import Crew
 from gpuload.pipeline.feed import Lookahead, SeenFrames, WorkerShare
 from gpuload.pipeline.finish import Finisher, FinishingThread
@@ -57,7 +57,7 @@ class Prefetcher:
         """``device``: where batches are made from planes; None: decode processes write the slots, in host memory."""
         self._source = source
         self._lookahead = lookahead
-        self._frame_cache_bytes, self._device_cache_bytes = frame_cache_bytes, device_cache_bytes
+        self._budgets = Budgets(frame_cache_bytes, device_cache_bytes)
         self._shaping = shaping
         self.layout = Layout(shaping.forms, [f.num_offsets for f in source.video_fields], batch_size)
         self._finishing: FinishingThread | None = None
@@ -234,7 +234,7 @@ class Prefetcher:
                 plan = Lookahead(
                     self._source,
                     batches,
-                    budget_bytes=self._frame_cache_bytes,
+                    budget_bytes=self._budgets.frame_cache_bytes,
                     picture_bytes=self._picture_bytes,
                     slot_fields=self._slot_fields,
                     first_picture=self._pictures,
@@ -243,7 +243,9 @@ class Prefetcher:
                 self._pictures += plan.num_pictures
                 if step == 0 and not self._warned:  # the first lookahead tells
                     self._warned = True
-                    warn_if_costly(plan.plan, self._frame_cache_bytes)
+                    files = np.unique(plan.plan.group_file).tolist()
+                    on_device = any(self._router.way(file)[1] != "cpu" for file in files)
+                    warn_if_costly(plan.plan, *self._budgets.narrowest(on_device=on_device))
                 for index, batch in enumerate(batches):
                     if not self._wait_until_within(PREPARED, step + index):
                         return
@@ -256,13 +258,9 @@ class Prefetcher:
                 self._changed.notify_all()
 
     def _picture_bytes(self, file: int, field: int) -> int:
-        """What a kept picture of a file, which goes to ``field``, counts of ``frame_cache_bytes``."""
-        video, (backend, device) = self._source.video(file), self._router.way(file)
-        if device == "cpu":
-            return host_bytes(video, None if field == STAGED else self._shaping.forms[field])
-        # The CPU's share of such files counts against the host's budget: the narrower one decides.
-        scale = max(self._frame_cache_bytes, 1) / self._device_cache_bytes
-        return max(host_bytes(video), int(device_bytes(video, is_rgb=backend == "dali") * scale))
+        """What a kept picture of a file, which goes to ``field``, counts of the plan's budget."""
+        form = None if field == STAGED else self._shaping.forms[field]
+        return self._budgets.picture_bytes(self._source.video(file), self._router.way(file), form)
 
     def _wait_until_within(self, ahead: int, number: int) -> bool:
         """Until the caller is near enough to batch ``number``; False: the epoch was left."""

@@ -117,7 +117,14 @@ def test_what_failed_is_tried_again(tmp_path: Path) -> None:
     record.add_check("set", "decord", {"word": "differs", "detail": "PSNR 9 dB", "passed": False})
     again = opened(tmp_path)
     assert again.find("case", "LeRobot", 0) is None
-    assert again.checks["set"].keys() == {"decord"}
+    assert again.checked("set").keys() == {"decord"}
+    assert again.checks["set"].keys() == {"LeRobot", "decord"}, "it stands there until it has been tried"
+    again.add("case", "gpuload block", 0, {"result": {"frames_per_s": 3.0}, "peak_bytes": 1})
+    (failed, _) = opened(tmp_path).content["runs"]
+    assert "no network" in failed["reason"]
+    again.add("case", "LeRobot", 0, {"result": {"frames_per_s": 2.0}, "peak_bytes": 1})
+    assert opened(tmp_path).find("case", "LeRobot", 0) is not None
+    assert len(opened(tmp_path).content["runs"]) == 2
 
 
 def test_other_code_is_another_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ LAWS = Path(__file__).with_name("dali_laws.py")
 HAS_DALI = util.find_spec("nvidia") is not None and util.find_spec("nvidia.dali") is not None
 
 
-@pytest.mark.skipif(not HAS_DALI, reason="DALI is not installed: pip install 'gpuload[dali]'")
+@pytest.mark.skipif(not HAS_DALI, reason="DALI is not installed: pip install 'nvidia-dali-cuda130>=2.4'")
 def test_dali_keeps_its_laws() -> None:
     run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(LAWS)]
     done = subprocess.run(run, cwd=LAWS.parents[2], capture_output=True, text=True, timeout=170, check=False)

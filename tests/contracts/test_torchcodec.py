@@ -27,7 +27,7 @@ from tests.contracts.decoder import CODECS, DecoderContract, coded_videos, run_o
 from tests.videos import decode_all, make_video
 
 if util.find_spec("torchcodec") is None:
-    pytest.skip("torchcodec is not installed: pip install 'gpuload[torchcodec]'", allow_module_level=True)
+    pytest.skip("torchcodec is not installed: pip install 'torchcodec>=0.17'", allow_module_level=True)
 
 FILE = Path(__file__)
 SHADES = ("colorspace", "color_range", "color_primaries", "color_trc")

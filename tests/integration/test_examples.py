@@ -1,21 +1,37 @@
 """The examples run as written."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
+
+import torch
 
 from gpuload.demo import write_dataset
 
 ROOT = Path(__file__).parents[2]
 
 
+def run(data: Path, checkpoint: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "examples/train.py"), str(data), "--checkpoint", str(checkpoint), *options]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
+
+
 def test_training_runs_and_resumes(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", episodes=2, frames=30, width=64, height=48, gop=10)
-    state = tmp_path / "state.json"
-    command = [sys.executable, str(ROOT / "examples/train.py"), str(data), "--steps", "2", "--checkpoint", str(state)]
-    for position in (32, 16):  # three batches of 16 in an epoch: the second run ends the first and begins another
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True, timeout=120)
+    checkpoint = tmp_path / "checkpoint.pt"
+    # Three batches of 16 in an epoch: the second run ends the first and begins another.
+    for position, updates in ((32, 2), (16, 4)):
+        done = run(data, checkpoint, "--steps", "2")
+        assert done.returncode == 0, done.stderr
         assert "step 2" in done.stdout
-        assert json.loads(state.read_text())["position"] == position
-    assert json.loads(state.read_text())["epoch"] == 1
+        saved = torch.load(checkpoint)
+        assert saved["loader"]["position"] == position
+        assert saved["optimizer"]["state"][0]["step"] == updates
+    assert saved["loader"]["epoch"] == 1
+
+
+def test_a_set_that_is_too_small_is_told(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", episodes=1, frames=3, width=64, height=48)
+    done = run(data, tmp_path / "checkpoint.pt")
+    assert done.returncode == 2
+    assert "no batch of 16" in done.stderr

@@ -93,6 +93,34 @@ def test_a_file_that_cannot_be_used_costs_its_batches(
     assert isinstance(dataset[min(came)][TOP], torch.Tensor)
 
 
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_batches_with_a_damaged_sample_can_be_left_out(
+    root: Path, num_threads: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut_off(video_of(root, 1))
+    dataset = LeRobotDataset(root, delta_timestamps={TOP: [0.0]}, video_keys=[TOP])
+    expected = [list(range(first, first + 4)) for first in range(0, EPISODES * FRAMES, 4)]
+    lost = {first // 4 for first in range(FRAMES, 2 * FRAMES)}
+    with Loader(dataset, 4, num_threads=num_threads, on_error="skip") as loader:
+        for epoch in range(2):
+            loader.set_epoch(epoch)
+            seen = [batch["index"].tolist() for batch in loader]
+            assert seen == [batch for number, batch in enumerate(expected) if number not in lost]
+        assert loader.stats.batches_skipped == 2 * len(lost)
+        assert loader.state_dict()["position"] == EPISODES * FRAMES
+    said = [record.message for record in caplog.records if "left out" in record.message]
+    assert len(said) == 2 * len(lost)
+    assert all("episode_000001.mp4" in message for message in said)
+
+
+def test_batches_are_left_out_on_one_rank_only(root: Path) -> None:
+    dataset = LeRobotDataset(root, video_keys=[TOP])
+    with pytest.raises(ConfigError, match="one rank"):
+        Loader(dataset, 4, rank=0, world_size=2, on_error="skip")
+    with pytest.raises(ConfigError, match="on_error"):
+        Loader(dataset, 4, on_error="ignore")  # type: ignore[arg-type]
+
+
 def test_pictures_have_the_size_that_info_json_says_if_one_of_the_first_files_has(root: Path) -> None:
     for episode in (0, 1):
         of_another_size(video_of(root, episode))

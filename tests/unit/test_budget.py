@@ -6,7 +6,7 @@ import av
 import pytest
 
 from gpuload.index.load import load_index
-from gpuload.pipeline.budget import device_bytes, host_bytes
+from gpuload.pipeline.budget import Budgets, device_bytes, host_bytes
 from tests.videos import make_video
 
 CASES = [
@@ -34,3 +34,15 @@ def test_a_picture_in_device_memory(tmp_path: Path) -> None:
     video = load_index(path, cache_dir=tmp_path)
     assert device_bytes(video, is_rgb=False) == 1024 * 480 + 1024 * 240
     assert device_bytes(video, is_rgb=True) == 640 * 480 * 3
+
+
+def test_a_narrower_device_makes_its_pictures_count_for_more(tmp_path: Path) -> None:
+    video = load_index(make_video(tmp_path / "v.mp4", frames=2, width=640, height=480), cache_dir=tmp_path)
+    budgets = Budgets(frame_cache_bytes=4 << 30, device_cache_bytes=1 << 30)
+    on_device = budgets.picture_bytes(video, ("torchcodec", "cuda:0"), None)
+    # As many fit as the device has room for, told in the host's bytes.
+    assert (4 << 30) // on_device == (1 << 30) // device_bytes(video, is_rgb=False)
+    assert budgets.picture_bytes(video, ("pyav", "cpu"), None) == host_bytes(video)
+    assert budgets.narrowest(on_device=True) == ("device_cache_bytes", 1 << 30)
+    assert budgets.narrowest(on_device=False) == ("frame_cache_bytes", 4 << 30)
+    assert Budgets(1 << 30, 4 << 30).narrowest(on_device=True) == ("frame_cache_bytes", 1 << 30)

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from gpuload.check import check_dataset
 from gpuload.cli import app
+from gpuload.datasets import LeRobotDataset
 from gpuload.demo import write_dataset
-from gpuload.errors import DecodeError
+from gpuload.errors import DatasetError, DecodeError
 from gpuload.findings import Finding
 from gpuload.index import keyframes as keyframes_module
 from gpuload.index.load import load_index
@@ -96,7 +97,31 @@ def test_a_wrong_fps_is_named_for_every_video(root: Path) -> None:
 
 def test_a_wrong_total_is_named_with_the_right_one(root: Path) -> None:
     edit_info(root, lambda info: info.update(total_frames=61))
-    only(check_dataset(root), INFO, "total_frames", "61", "60")
+    assert only(check_dataset(root), INFO, "total_frames", "61", "60").severity == "warning"  # it is counted
+
+
+def test_what_training_counts_for_itself_is_a_warning_and_what_it_refuses_an_error(root: Path) -> None:
+    table = root / "meta/episodes/chunk-000/file-000.parquet"
+    set_column(table, "dataset_from_index", [0, 21, 40])
+    assert only(check_dataset(root), "meta/episodes", "episode 1", "21").severity == "warning"
+    set_column(table, "dataset_from_index", [0, 20, 40])
+    set_column(table, "episode_index", [0, 0, 2])
+    assert only(check_dataset(root), "meta/episodes", "episode 0", "twice").severity == "error"
+    with pytest.raises(DatasetError, match="twice"):
+        LeRobotDataset(root)
+
+
+def test_episodes_that_are_missing_are_a_warning(root: Path) -> None:
+    table = root / "meta/episodes/chunk-000/file-000.parquet"
+    pq.write_table(pq.read_table(table).slice(0, 2), table)
+    pq.write_table(pq.read_table(root / DATA).slice(0, 40), root / DATA)
+    edit_info(root, lambda info: info.update(total_frames=40, total_episodes=2))
+    assert check_dataset(root) == ()
+    set_column(table, "episode_index", [0, 2])
+    episode = pq.read_table(root / DATA)["episode_index"].to_numpy()
+    set_column(root / DATA, "episode_index", np.where(episode == 1, 2, episode))
+    assert only(check_dataset(root), "meta/episodes", "episodes 1").severity == "warning"
+    assert len(LeRobotDataset(root)) == 40
 
 
 def test_a_wrong_picture_size_is_named(root: Path) -> None:

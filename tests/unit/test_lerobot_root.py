@@ -10,7 +10,7 @@ from gpuload.errors import DatasetError
 
 def test_a_missing_dataset_names_the_download_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_LEROBOT_HOME", str(tmp_path))
-    with pytest.raises(DatasetError, match="huggingface-cli download someone/set"):
+    with pytest.raises(DatasetError, match="hf download someone/set"):
         find_root("someone/set")
     (tmp_path / "someone/set").mkdir(parents=True)
     assert find_root("someone/set") == tmp_path / "someone/set"
