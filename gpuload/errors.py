@@ -1,9 +1,15 @@
 """Every exception of gpuload's own, in one tree: ``except GpuloadError`` catches them all. An index beyond the end is
 Python's IndexError, as of any sequence."""
 
+from typing import Self
+
 
 class GpuloadError(Exception):
     """Root of all exceptions that gpuload raises on purpose."""
+
+    def anew(self) -> Self:
+        """The same without a traceback, whose frames hold pictures, batches and loaders for as long as it lives."""
+        return type(self)(*self.args)
 
 
 class ConfigError(GpuloadError, ValueError):

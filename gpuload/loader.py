@@ -204,20 +204,21 @@ class Loader:
     def stats(self) -> LoaderStats:
         """A snapshot of what has been done so far."""
         work, (batches, samples, frames) = self._prefetcher, self._delivered
-        distinct = work.frames_distinct
+        tally = work.tally
+        distinct = tally.frames_distinct
         return LoaderStats(
             batches_delivered=batches,
             samples_delivered=samples,
             frames_delivered=frames,
             batches_skipped=self._skipped,
-            frames_decoded=work.frames_decoded,
-            decoded_by=dict(work.decoded_by),
+            frames_decoded=tally.frames_decoded,
+            decoded_by=dict(tally.decoded_by),
             frames_distinct=distinct,
-            amplification=work.frames_decoded / distinct if distinct else 0.0,
+            amplification=tally.frames_decoded / distinct if distinct else 0.0,
             bytes_read=work.bytes_read,
-            wait_s=work.wait_s,
+            wait_s=tally.wait_s,
             mixing=self._mixing[0] / self._mixing[1] if self._mixing[1] else 0.0,
-            kept_bytes=work.kept_bytes,
+            kept_bytes=tally.kept_bytes,
             workers_restarted=work.restarted,
             backends=self._router.backends(),
         )
@@ -226,7 +227,8 @@ class Loader:
         """Ends workers and threads. Idempotent; delivered batches stay valid."""
         self._closed = True
         self._running = None
-        self._finalizer()
+        self._prefetcher.close()
+        self._finalizer.detach()  # last: what Ctrl-C interrupted goes on when it is called again
 
     def __enter__(self) -> "Loader":
         return self
@@ -273,6 +275,8 @@ class Loader:
 class _EpochIterator(Iterator[dict[str, Any]]):
     def __init__(self, loader: Loader, iteration: Iteration) -> None:
         self._loader, self._iteration = loader, iteration
+        self._taken: Batch | None = None
+        """Not delivered yet: Ctrl-C came between."""
 
     def __next__(self) -> dict[str, Any]:
         loader = self._loader
@@ -282,16 +286,26 @@ class _EpochIterator(Iterator[dict[str, Any]]):
             raise LoaderClosed("another iteration of this loader has begun; a loader plays one epoch at a time")
         while True:
             try:
-                return loader._deliver(self._take())
-            except (DatasetError, VideoError) as error:
+                if self._taken is None:
+                    self._taken = self._take()
+                result = loader._deliver(self._taken)
+            except Exception as error:  # not Ctrl-C: the batch that it kept from coming is the next one
+                if self._taken is not None:
+                    self._taken = None
+                    loader._schedule.advance(self._iteration)
                 # A process that died was not the sample's fault, and the next one may die of the same.
-                if loader.on_error == "raise" or isinstance(error, WorkerDied):
+                is_damage = isinstance(error, DatasetError | VideoError) and not isinstance(error, WorkerDied)
+                if loader.on_error == "raise" or not is_damage or loader._prefetcher.broken:
                     raise
                 loader._skipped += 1
-                logger.warning("a batch is left out: %s", error)
+                logger.warning("a batch is left out: %s", str(error))  # whoever keeps the record keeps no frames
+                continue
+            self._taken = None
+            loader._schedule.advance(self._iteration)
+            return result
 
     def _take(self) -> Batch:
-        """The next batch; the schedule knows."""
+        """The next batch; one that is damaged counts as delivered."""
         loader, work = self._loader, self._loader._prefetcher
         taken = work.batches_taken
         try:
@@ -300,9 +314,10 @@ class _EpochIterator(Iterator[dict[str, Any]]):
             if not work.broken:
                 loader._schedule.finish(self._iteration)
             raise
-        finally:  # a damaged batch counts as taken; one that Ctrl-C kept from coming does not
+        except Exception:
             if work.batches_taken > taken:
                 loader._schedule.advance(self._iteration)
+            raise
 
 
 def finishing_device(device: torch.device) -> torch.device | None:

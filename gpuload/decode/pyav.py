@@ -17,7 +17,7 @@ from gpuload.index.video import Color
 MAX_SESSIONS = 8
 """Codec sessions kept; a dataset rarely has more kinds of streams, and a session holds a few MB of pictures."""
 
-Key = tuple[str, bytes, Color, re.Pattern[str] | None]
+Key = tuple[str, bytes, Color, tuple[int, int], re.Pattern[str] | None]
 Sets = tuple[bytes, ...]
 
 
@@ -141,7 +141,8 @@ class PyavDecoder:
         self, stream: Stream, entry: int, packet: int, sets: Sets, harmless: re.Pattern[str] | None
     ) -> Session:
         extradata = stream.extradata[entry] if stream.extradata else b""
-        key = (stream.codec, extradata, stream.color, harmless)
+        size = (0, 0) if stream.codec in MISS_REFERENCES else (stream.width, stream.height)  # the container tells it
+        key = (stream.codec, extradata, stream.color, size, harmless)
         kept = self._sessions.get(key)
         if kept is None or (kept.sets and kept.sets != sets):  # what packets brought would stay for others
             kept = self._sessions[key] = open_session(stream, extradata, packet, harmless)

@@ -65,7 +65,7 @@ class BatchPool:
         memory = self.chunks[place.chunk].memory
         array: npt.NDArray[np.uint8] = np.frombuffer(memory, np.uint8, num_bytes, place.offset)
         keep = self._pin is not None
-        weakref.finalize(array, _give_back, shelf, place, memory, size, keep).atexit = False
+        weakref.finalize(array, _give_back, shelf, place, memory, size, keep, os.getpid()).atexit = False
         return place, array
 
     def _grow(self, size: int, shelf: "_Shelf") -> None:
@@ -114,7 +114,9 @@ def _shared_file(num_bytes: int) -> int:
     return fd
 
 
-def _give_back(shelf: _Shelf, place: Place, memory: mmap.mmap, num_bytes: int, keep: bool) -> None:
+def _give_back(shelf: _Shelf, place: Place, memory: mmap.mmap, num_bytes: int, keep: bool, owner: int) -> None:
+    if os.getpid() != owner:  # a fork dropped its copy of the array: the memory is its parent's, who may still use it
+        return
     try:
         if keep or len(shelf.idle) < MAX_IDLE or not hasattr(mmap, "MADV_REMOVE"):
             shelf.idle.append(place)

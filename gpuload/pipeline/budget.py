@@ -1,6 +1,7 @@
 """How much memory a kept picture takes, for the plan to stay within its budgets; a warning where they are too small."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import av
@@ -70,15 +71,16 @@ class Budgets:
         return "frame_cache_bytes", self.frame_cache_bytes
 
 
-def warn_if_costly(plan: DecodePlan, budget: str, num_bytes: int) -> None:
-    """Tells the user why much is decoded more than once, if the budget (an argument's name) is why."""
+def warn_if_costly(plan: DecodePlan, budgets: Budgets, is_on_device: Callable[[int], bool]) -> None:
+    """Tells the user why much is decoded more than once, if a budget is why; ``is_on_device(file)``: where its
+    pictures are kept."""
     distinct = len(np.unique(plan.group_file[plan.picture_group] << 32 | plan.picture_packet))
     again = plan.frames_decoded / max(distinct, 1)
     if again > COSTLY and plan.limited:
+        on_device = any(map(is_on_device, np.unique(plan.group_file).tolist()))
         logger.warning(
             "%s=%d holds too little for this order: about %.1f frames are decoded for each distinct one; "
             "raise it, or use shuffle='block' with a shuffle_buffer_bytes that is no larger",
-            budget,
-            num_bytes,
+            *budgets.narrowest(on_device=on_device),
             again,
         )

@@ -1,6 +1,7 @@
 """The decode workers of a loader."""
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
 import torch
@@ -70,7 +71,7 @@ class Crew:
         for index, worker in enumerate(workers):
             if not worker.alive:
                 if worker.fault is not None:
-                    raise worker.fault
+                    raise worker.fault.anew()
                 worker.close()
                 self.restarted += 1
                 workers[index] = self._make(way)
@@ -91,20 +92,16 @@ class Crew:
         """Whether a file's pictures, most of them at least, are kept in device memory."""
         return self._router.way(file).device != "cpu"
 
-    def drop(self, worker: DecodeWorker) -> None:
-        """Ends a worker whose work nobody wants; another one is made when it is needed."""
-        worker.close()
+    def drop(self, dropped: Collection[DecodeWorker]) -> None:
+        """Ends workers whose work nobody wants; others are made when they are needed."""
+        _close(dropped)
         for workers in self._workers.values():
-            if worker in workers:
-                workers.remove(worker)
+            workers[:] = [worker for worker in workers if worker not in dropped]
 
     def close(self) -> None:
         """Ends all workers; no more are made."""
         self._closed = True
-        for worker in self:
-            worker.end()
-        for worker in self:
-            worker.close()
+        _close(list(self))
 
     def _make(self, way: Way) -> DecodeWorker:
         if self._closed:
@@ -120,3 +117,12 @@ class Crew:
             on_done=self._on_done,
             on_death=self._on_death,
         )
+
+
+def _close(workers: Collection[DecodeWorker]) -> None:
+    """Side by side: the patience with each is counted from one moment."""
+    begin = time.monotonic()
+    for worker in workers:
+        worker.end()
+    for worker in workers:
+        worker.close(spent_s=time.monotonic() - begin)

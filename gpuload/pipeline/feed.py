@@ -12,7 +12,7 @@ import numpy.typing as npt
 from gpuload.decode.base import Stream
 from gpuload.decode.runs import entries, leading_packets, stream_of
 from gpuload.device.planes import staged_bytes
-from gpuload.errors import CacheFull, GpuloadError
+from gpuload.errors import CacheFull, GpuloadError, LoaderClosed
 from gpuload.pipeline.batch import Staged
 from gpuload.pipeline.work import STAGED, DecodeTask, DecodeWorker, Fill
 from gpuload.plan.grouping import DecodePlan, group_frames
@@ -22,6 +22,8 @@ from gpuload.store.packets import demux_packets
 
 ALIGNED = 64
 """Bytes that staged pictures begin at multiples of."""
+ASKED_AGAIN_S = 0.5
+"""How long one waits for bytes to be given back before looking whether anybody still wants them."""
 FILL_COST = 0.3
 """Of converting one picture, in units of decoding one."""
 
@@ -144,7 +146,7 @@ class Lookahead:
             return None
         row, slot = first + int(missing[0, 0]), int(missing[0, 1])
         error = self._unusable.get(int(self._named[row, slot]))
-        return self.source.error_of(int(self._samples[row]), slot) if error is None else type(error)(*error.args)
+        return self.source.error_of(int(self._samples[row]), slot) if error is None else error.anew()
 
     def shares(
         self,
@@ -153,13 +155,16 @@ class Lookahead:
         cache: BlobCache,
         places: npt.NDArray[np.int64],
         views: npt.NDArray[np.int64],
-        make_room: "Callable[[dict[DecodeWorker, WorkerShare]], None]",
+        make_room: "Callable[[dict[DecodeWorker, WorkerShare]], bool]",
         staged: Staged | None,
-    ) -> dict[DecodeWorker, WorkerShare]:
-        """Work of batch ``index`` of this lookahead, by worker; ``pick(file, given)`` chooses one for more of a file.
+    ) -> "tuple[dict[DecodeWorker, WorkerShare], GpuloadError | None]":
+        """Work of batch ``index`` of this lookahead, by worker, and why a part of it cannot be had; all the rest of it
+        is to be done, so that pictures are used as often as was counted. ``pick(file, given)`` chooses a worker for
+        more of a file.
 
         ``places`` ``[n, S]``: byte offset of each slot; ``views`` ``[n, S]``: what of the picture goes there.
-        ``make_room`` is called with what there is whenever the blob cache has to be given back something first.
+        ``make_room`` is called with what there is whenever the blob cache has to be given back something first, and
+        says whether any worker still has something to give back.
         ``staged``: the batch is made on a device; its offsets are set here, instead of ``places``.
         """
         plan = self.plan
@@ -173,10 +178,11 @@ class Lookahead:
         filled = np.bincount(group_of_fill, minlength=1)
         groups = np.flatnonzero(filled)
         given: list[int] = []
+        lost: GpuloadError | None = None
 
-        def make_room_and_note() -> None:
-            make_room(shares)
+        def make_room_and_note() -> bool:
             given.clear()
+            return make_room(shares)
 
         try:
             for group, fills in zip(groups.tolist(), filled[groups].tolist(), strict=True):
@@ -185,9 +191,17 @@ class Lookahead:
                     again = holder is not None or group in self._lost
                     if again and uses is None:
                         uses = self._uses_from(rows.start)  # it went with its pictures: again, for whoever still waits
-                    holder = pick(self._groups[group][0], lambda w: shares[w].cost)
                     counts = self._uses if not again or uses is None else uses
-                    self._add_task(group, holder, shares, cache, counts, make_room_and_note)
+                    try:
+                        holder = pick(self._groups[group][0], lambda w: shares[w].cost)
+                        self._add_task(group, holder, shares, cache, counts, make_room_and_note)
+                    except LoaderClosed:
+                        raise
+                    except GpuloadError as error:
+                        lost = lost or error.anew()
+                        self._holder[group] = None
+                        self._lost.add(group)
+                        continue
                     self._holder[group] = holder
                     given.append(group)
                 shares[holder].cost += FILL_COST * fills
@@ -207,9 +221,9 @@ class Lookahead:
             strict=True,
         ):
             holder = self._holder[group]
-            assert holder is not None
-            shares[holder].fills.append((self.first_picture + picture, field, place, view))
-        return shares
+            if holder is not None:
+                shares[holder].fills.append((self.first_picture + picture, field, place, view))
+        return shares, lost
 
     def _take_back(self, shares: dict[DecodeWorker, WorkerShare], groups: list[int]) -> None:
         """Tasks that will not be sent, because another of their batch could not be made."""
@@ -264,7 +278,7 @@ class Lookahead:
         shares: dict[DecodeWorker, WorkerShare],
         cache: BlobCache,
         uses: list[int],
-        make_room: Callable[[], None],
+        make_room: Callable[[], bool],
     ) -> None:
         file, first, begin, end = self._groups[group]
         pictures = [p for p in range(begin, end) if uses[p]]
@@ -276,11 +290,7 @@ class Lookahead:
             pos: list[int] = video.pos[first : last + 1].tolist()
             start = min(pos)
             key = BlobKey(video.path, start, max(map(add, pos, sizes)))
-            try:
-                lease = cache.acquire_all([key], timeout_s=0.0)
-            except CacheFull:
-                make_room()
-                lease = cache.acquire_all([key])
+            lease = _acquire(cache, key, make_room)
             shares[worker].leases.append(lease)
             data = lease.data[0]
             begins = [p - start for p in pos]
@@ -308,3 +318,21 @@ class Lookahead:
             )
         )
         share.cost += last - first + 1
+
+
+def _acquire(cache: BlobCache, key: BlobKey, make_room: Callable[[], bool]) -> Lease:
+    """Holds a blob as soon as workers have given back enough: how long they take says nothing, a unit may be long.
+
+    Raises:
+        CacheFull: it is larger than the budget, or nobody has anything to give back. What reading and ``make_room``
+            raise: the latter is asked again and again, since an epoch that is left must not wait here.
+    """
+    is_first, is_awaited = True, True
+    while True:
+        try:
+            return cache.acquire_all([key], timeout_s=0.0 if is_first else ASKED_AGAIN_S)
+        except CacheFull:
+            if not is_awaited or key.stop - key.start > cache.capacity_bytes:
+                raise
+        is_awaited = make_room()
+        is_first = False

@@ -200,13 +200,13 @@ class FinishingThread:
     def end(self) -> None:
         """Nobody waits for what was put: the batch under way is the last one. Idempotent."""
         self._wanted = False
-        thread, self._thread = self._thread, None
-        if thread is not None:
+        if self._thread is not None:
             self._queue.put(None)
-            join(thread, PATIENCE_S)
-            if thread.is_alive():
+            join(self._thread, PATIENCE_S)
+            if self._thread.is_alive():
                 self._stuck = True
                 logger.warning("the device has not finished a batch for %.0f s; it is left alone", PATIENCE_S)
+            self._thread = None
 
     def close(self) -> bool:
         """Ends it and lets go of host memory; False: the device may still read it, and never says when it has."""
@@ -217,7 +217,7 @@ class FinishingThread:
 
     def _serve(self) -> None:
         while (batch := self._queue.get()) is not None:
-            unforeseen = None
+            unforeseen: BaseException | None = None
             try:
                 if batch.error is None and self._wanted:
                     self._finisher.finish(batch)
@@ -227,6 +227,7 @@ class FinishingThread:
                 unforeseen = error
             batch.buffer = batch.staged = None
             self._on_finished(batch, unforeseen)
+            batch = None  # while it waits for the next one, this one is the caller's alone
 
 
 def _check_size(form: PictureForm, slot: SlotForm) -> None:

@@ -36,6 +36,10 @@ ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_
 """There is a process for each core: numpy's products must not start a thread for each core in each of them."""
 
 
+PATIENCE_S = 0.2
+"""Time that a process gets to end what it does."""
+
+
 class WorkerHandle:
     """One helper process with a thread that sends and one that receives.
 
@@ -61,7 +65,7 @@ class WorkerHandle:
         """Units that it works on, oldest first."""
         self._chunks: set[int] = set()
         self._on_done, self._on_death = on_done, on_death
-        self._closing = False
+        self._closing, self._cause = False, ""
         ours, theirs = socket.socketpair()
         # -P: what lies in the folder that training was started in is no module of ours, unless it is of our parent's.
         places = os.pathsep.join(place or os.getcwd() for place in sys.path)
@@ -85,8 +89,15 @@ class WorkerHandle:
             threading.Thread(target=work, name=f"gpuload-{work.__name__}", daemon=True)
             for work in (self._send_all, self._receive_all)
         ]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:  # no more threads to be had, or Ctrl-C: nobody will ever close what is not made
+            self.end()
+            self._process.kill()
+            self._process.wait()
+            ours.close()
+            raise
 
     @property
     def pid(self) -> int:
@@ -113,22 +124,25 @@ class WorkerHandle:
         self._closing = True
         self.alive = False
         self._outbox.put(StopIteration)
-        try:
-            self._connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # it hung up first
+        self._hang_up()
 
-    def close(self) -> None:
+    def close(self, *, spent_s: float = 0.0) -> None:
         """Ends process and threads. Idempotent."""
         self.end()
         try:
-            self._process.wait(0.2)
+            self._process.wait(max(PATIENCE_S - spent_s, 0.0))
         except subprocess.TimeoutExpired:
             self._process.kill()  # in the middle of a run: nothing of it is wanted any more
             self._process.wait()
         for thread in self._threads:
             join(thread, 5.0)
         self._connection.close()
+
+    def _hang_up(self) -> None:
+        try:
+            self._connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it hung up first
 
     def _send_all(self) -> None:
         try:
@@ -138,8 +152,10 @@ class WorkerHandle:
                     socket.send_fds(self._connection, [b"f"], [message.fd])
                 else:
                     send(self._connection, message)
-        except OSError:
-            return  # the receiving thread sees the end and reports it
+        except Exception as error:  # noqa: BLE001 - no memory to pickle, say: what waits for an answer must know
+            if not self._closing:
+                self._cause = f" (nothing could be sent to it: {type(error).__name__}: {error})"
+            self._hang_up()  # the receiving thread sees the end and reports it
 
     def _receive_all(self) -> None:
         try:
@@ -153,7 +169,7 @@ class WorkerHandle:
                         self.fault = message
         except Exception as error:  # noqa: BLE001 - whatever ended it, the batches that wait must know
             if not self._closing:
-                self.epitaph = f"the decode process {self.pid} ended"
+                self.epitaph = f"the decode process {self.pid} ended{self._cause}"
                 self.alive = False  # first: what is given from now on is not waited for
                 if not isinstance(error, (EOFError, OSError)):
                     self.epitaph += f" ({type(error).__name__}: {error})"

@@ -122,10 +122,10 @@ class DeviceLane:
         self.alive = False
         self._inbox.put(StopIteration)
 
-    def close(self) -> None:
+    def close(self, *, spent_s: float = 0.0) -> None:
         """Ends the thread, after the run that it decodes. Idempotent."""
         self.end()
-        join(self._thread, PATIENCE_S)
+        join(self._thread, max(PATIENCE_S - spent_s, 0.0))
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             logger.warning("decoding on %s does not come back; its thread is left behind", self._device)
 

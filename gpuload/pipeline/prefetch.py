@@ -19,7 +19,8 @@ from gpuload.pipeline.feed import Lookahead, SeenFrames, WorkerShare
 from gpuload.pipeline.finish import Finisher, FinishingThread
 from gpuload.pipeline.route import Router
 from gpuload.pipeline.shaping import Shaping
-from gpuload.pipeline.work import STAGED, DecodeWorker, Done, PendingUnit, Unit, join
+from gpuload.pipeline.tally import Tally
+from gpuload.pipeline.work import STAGED, DecodeWorker, Done, Unit, is_in_use_here, join, release
 from gpuload.sources.base import SampleSource
 from gpuload.store.cache import BlobCache
 from gpuload.store.local import LocalFiles
@@ -79,19 +80,10 @@ class Prefetcher:
         self._batches: dict[int, Batch] = {}
         self._feeder: threading.Thread | None = None
         self._feed_error: BaseException | None = None
-        self._stop = False
-        self._closed, self._pid = False, os.getpid()
-        self._warned = False
-        self._taken = 0
-        self._steps = 0
-        self._pictures = 0
-        self._room = 0
-        self.frames_decoded = 0
-        self.decoded_by: dict[str, int] = {}
-        self.frames_distinct = 0
-        self.kept_bytes = 0
-        self._kept: dict[DecodeWorker, int] = {}
-        self.wait_s = 0.0
+        self._stop = self._closed = self._ended = self._warned = False
+        self._pid, self._ending = os.getpid(), threading.RLock()
+        self._taken = self._steps = self._pictures = self._room = 0
+        self.tally = Tally()
         self.broken = False
         """The epoch was ended by what stopped planning."""
 
@@ -123,8 +115,9 @@ class Prefetcher:
         self._stop, self._feed_error, self._taken, self._steps, self.broken = False, None, 0, num_steps, False
         if self._finishing is not None:
             self._finishing.start()
-        self._feeder = threading.Thread(target=self._feed, args=(samples_of, epoch), name="gpuload-feed", daemon=True)
-        self._feeder.start()
+        feeder = threading.Thread(target=self._feed, args=(samples_of, epoch), name="gpuload-feed", daemon=True)
+        feeder.start()
+        self._feeder = feeder
 
     def next(self) -> Batch:
         """The next batch in order, complete.
@@ -146,21 +139,31 @@ class Prefetcher:
                     or (number in self._batches and not self._batches[number].waiting)
                 )
             )
-            self.wait_s += time.perf_counter() - begin
+            self.tally.wait_s += time.perf_counter() - begin
             if self._stop:
                 raise LoaderClosed("the loader was closed while it was iterated")
             batch = self._batches.get(number)
             if batch is None or batch.waiting:
-                assert self._feed_error is not None
-                self._steps, self.broken = self._taken, True  # nothing more comes
-                raise self._feed_error
-            del self._batches[number]
-            self._taken += 1
-            self._give_buffers()
-            self._changed.notify_all()
-        if batch.error is not None:
-            raise batch.error
-        return batch
+                error: BaseException | None = self._feed_error
+                self._steps, self.broken, self._feed_error = self._taken, True, None  # nothing more comes
+            else:
+                try:
+                    self._taken = number + 1
+                    self._give_buffers()
+                    del self._batches[number]
+                except BaseException:  # Ctrl-C, or no memory for the next one: this batch is still to be had
+                    self._taken, self._batches[number] = number, batch
+                    raise
+                self._changed.notify_all()
+                error, batch.error = batch.error, None
+        if error is None:
+            assert batch is not None
+            return batch
+        batch = None
+        try:
+            raise error
+        finally:
+            del error  # it holds this frame, which would hold it, the batch's memory and the loader
 
     def stop(self) -> None:
         """Leaves the epoch; workers stay."""
@@ -172,9 +175,11 @@ class Prefetcher:
             self._feeder = None
         with self._changed:
             for worker in self._crew:
-                unplaced = [unit for unit in worker.pending if self._batches[unit[0]].place is None]
+                # None: Ctrl-C ended an earlier call behind the place where it forgot the batches.
+                known = [(unit, self._batches.get(unit[0])) for unit in worker.pending]
+                unplaced = [unit for unit, batch in known if batch is not None and batch.place is None]
                 worker.pending = [unit for unit in worker.pending if unit not in unplaced]
-                _release(unplaced)
+                release(unplaced)
             # What has a buffer still writes into its buffer: its memory must not be handed out again before that ends.
             self._changed.wait_for(
                 lambda: not any(w.alive and w.pending for w in self._crew), timeout=LEAVING_PATIENCE_S
@@ -182,24 +187,30 @@ class Prefetcher:
             self._batches.clear()
         if self._finishing is not None:
             self._finishing.end()
-        for worker in self._crew:
+        # Decoding a long GOP for nobody: a new one is there sooner.
+        lost = [worker for worker in self._crew if worker.pending or not worker.alive]
+        self._crew.drop(lost)
+        for worker in [*lost, *self._crew]:
             if worker.pending:
-                worker.end()  # all of them first: they end side by side
-        for worker in self._crew:
-            if worker.pending or not worker.alive:  # decoding a long GOP for nobody: a new one is there sooner
-                self._crew.drop(worker)
                 with self._changed:  # one that does not come back must find nothing to count down if it ever does
                     left, worker.pending = worker.pending, []
-                _release(left)
+                release(left)
             worker.load = 0.0
             worker.forget()
-        self._kept.clear()
+        self.tally.kept.clear()
 
     def close(self) -> None:
         """Ends workers and threads and frees what no caller holds. Idempotent; nothing in a fork of its process, whose
         workers these are not."""
-        if self._closed or os.getpid() != self._pid:
+        if self._ended or os.getpid() != self._pid:
             return
+        if is_in_use_here(self._changed):
+            threading.Thread(target=self.close, name="close-gpuload", daemon=True).start()
+            return
+        with self._ending:
+            self._end()
+
+    def _end(self) -> None:
         self._closed = True
         with self._changed:
             self._stop = True
@@ -209,7 +220,7 @@ class Prefetcher:
             left = [unit for worker in self._crew for unit in worker.pending]
             for worker in self._crew:
                 worker.pending = []
-        _release(left)
+        release(left)
         if self._feeder is not None:
             join(self._feeder)
             self._crew.close()  # the feeder may have been making a worker meanwhile
@@ -217,6 +228,7 @@ class Prefetcher:
         if self._finishing is None or self._finishing.close():
             self._pool.close()
         self._files.close()
+        self._ended = True  # last: what Ctrl-C interrupted goes on when it is called again
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
@@ -243,14 +255,12 @@ class Prefetcher:
                 self._pictures += plan.num_pictures
                 if step == 0 and not self._warned:  # the first lookahead tells
                     self._warned = True
-                    files = np.unique(plan.plan.group_file).tolist()
-                    on_device = any(self._router.way(file)[1] != "cpu" for file in files)
-                    warn_if_costly(plan.plan, *self._budgets.narrowest(on_device=on_device))
+                    warn_if_costly(plan.plan, self._budgets, self._crew.is_on_device)
                 for index, batch in enumerate(batches):
                     if not self._wait_until_within(PREPARED, step + index):
                         return
                     self._feed_one(plan, index, Batch(step + index, batch), epoch)
-                    self.frames_distinct += plan.distinct[index]
+                    self.tally.frames_distinct += plan.distinct[index]
                 step += len(batches)
         except BaseException as error:  # noqa: BLE001 - it crosses a thread: next() raises it
             with self._changed:
@@ -277,11 +287,13 @@ class Prefetcher:
                     self._submit(worker, share, batch)
             shares.clear()
 
-        def make_room(shares: dict[DecodeWorker, WorkerShare]) -> None:
+        def make_room(shares: dict[DecodeWorker, WorkerShare]) -> bool:
             flush(shares)
             # What is prepared further ahead holds its bytes until it has a buffer, so this batch waits for its own.
             if not self._wait_until_within(AHEAD, batch.number):
                 raise LoaderClosed("the loader was closed while it was iterated")
+            with self._changed:
+                return any(worker.pending for worker in self._crew)
 
         batch.error = plan.error_of(index)
         try:
@@ -302,9 +314,11 @@ class Prefetcher:
                 batch.waiting += batch.staged is not None
                 self._batches[batch.number] = batch
                 self._give_buffers()
-            flush(plan.shares(index, self._crew.pick, self._cache, places, views, make_room, batch.staged))
+            shares, lost = plan.shares(index, self._crew.pick, self._cache, places, views, make_room, batch.staged)
+            flush(shares)
+            batch.error = batch.error or lost
         except GpuloadError as error:
-            batch.error = error
+            batch.error = error.anew()
         with self._changed:
             self._batches[batch.number] = batch  # it has an error, if it was not there yet
             self._count_down(batch)
@@ -357,22 +371,18 @@ class Prefetcher:
                 return
             number, cost, leases = worker.pending.pop(0)
             worker.load -= cost
-            self.frames_decoded += done.frames_decoded
-            where = f"{worker.backend} on {self._device if worker.on_device else 'cpu'}"
-            self.decoded_by[where] = self.decoded_by.get(where, 0) + done.frames_decoded
+            self.tally.add(worker, done, self._device)
             if done.is_measured:
                 self._crew.sharing.measured(worker.on_device, frames=done.frames_decoded, busy_s=done.busy_s)
-            self._kept[worker] = done.kept_bytes
-            self.kept_bytes = max(self.kept_bytes, sum(self._kept.values()))
             batch = self._batches.get(number)
             if batch is not None:
                 if done.errors and batch.error is None:
-                    batch.error = done.errors[0]
+                    batch.error = done.errors[0].anew()  # another batch may have the same one
                 if batch.staged is not None:
                     batch.staged.found.update(done.found)
                 self._count_down(batch)
             self._changed.notify_all()
-        _release([(number, cost, leases)])
+        release([(number, cost, leases)])
 
     def _on_death(self, worker: DecodeWorker, reason: str) -> None:
         with self._changed:
@@ -384,10 +394,4 @@ class Prefetcher:
                     batch.error = batch.error or worker.fault or died
                     self._count_down(batch)
             self._changed.notify_all()
-        _release(pending)
-
-
-def _release(pending: list[PendingUnit]) -> None:
-    for _, _, leases in pending:
-        for lease in leases:
-            lease.release()
+        release(pending)

@@ -1,7 +1,7 @@
 """What a loader and its decode workers say to each other: plain values, so that a worker may be another process."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -116,8 +116,8 @@ class DecodeWorker(Protocol):
         """Asks it to end; ``close`` waits for that."""
         ...
 
-    def close(self) -> None:
-        """Ends it. Idempotent."""
+    def close(self, *, spent_s: float = 0.0) -> None:
+        """Ends it, with so much patience less. Idempotent."""
         ...
 
 
@@ -125,3 +125,22 @@ def join(thread: threading.Thread, timeout_s: float | None = None) -> None:
     """Waits for a thread's end. Garbage collection may close a loader in any thread, and none can wait for itself."""
     if thread is not threading.current_thread():
         thread.join(timeout_s)
+
+
+def release(pending: Iterable[PendingUnit]) -> None:
+    """Gives back the bytes of units that are done, or that nobody does any more."""
+    for _, _, leases in pending:
+        for lease in leases:
+            lease.release()
+
+
+def is_in_use_here(lock: threading.Condition) -> bool:
+    """Whether garbage collection or a signal handler has come upon a thread of a loader, or what holds its lock: what
+    is being done there must end before the loader can."""
+    if threading.current_thread().name.startswith("gpuload-"):
+        return True
+    try:
+        lock.notify(0)
+    except RuntimeError:  # this thread does not hold it
+        return False
+    return True

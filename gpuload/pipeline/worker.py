@@ -30,6 +30,7 @@ class Worker(ABC):
         self._kept_bytes = 0
         self._uses.clear()
         self._failed.clear()
+        self._streams.clear()  # they are sent again
 
     def run(self, unit: Unit, go: Go) -> Done:
         """Decodes and fills; errors are collected, never raised for a damaged picture."""
@@ -87,7 +88,7 @@ class Worker(ABC):
                 if places:  # while the picture is warm in the processor's cache
                     self._use(picture, kept, places, chunk, done)
         except GpuloadError as error:  # damage, or a device that cannot: the pictures' batches say so, others go on
-            failure = type(error)(*error.args)  # without the frames of its traceback, which hold packets and pictures
+            failure = error.anew()
             for picture in names.values():
                 self._failed[picture] = failure
 

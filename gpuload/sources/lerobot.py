@@ -159,7 +159,7 @@ class LeRobotSource:
         named, file = int(camera.placement.file[number]), int(camera.files(episode)[0])
         if named in camera.errors:
             error = camera.errors[named]
-            return type(error)(*error.args)  # an exception that is raised twice would collect tracebacks
+            return error.anew()  # an exception that is raised twice would collect tracebacks
         episode_index = self.meta.episodes.index[number]
         if file < 0:
             return FrameNotFound(

@@ -21,7 +21,12 @@ class LocalFiles:
         Raises:
             VideoError: the file is gone or shorter than that.
         """
-        return read_exactly(self._descriptor(key.path), key.path, key.start, key.stop)
+        try:
+            return read_exactly(self._descriptor(key.path), key.path, key.start, key.stop)
+        except VideoError:
+            if key.path in self._open:  # the file may be another one by now: whoever asks again opens it again
+                os.close(self._open.pop(key.path))
+            raise
 
     def close(self) -> None:
         """Closes all files. Idempotent."""

@@ -163,7 +163,7 @@ def test_a_damaged_image_row_costs_its_batch_and_keeps_nothing(root: Path) -> No
         assert len(errors) == 1
         assert "sample 30" in str(errors[0])
         assert len(came) == EPISODES * FRAMES - 8
-        kept = loader._prefetcher._kept
+        kept = loader._prefetcher.tally.kept
         assert list(kept.values()) == [0]  # the failed batch's pictures have been handed out like all others
 
 

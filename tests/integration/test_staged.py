@@ -153,7 +153,8 @@ def test_a_picture_crosses_once_however_many_slots_it_fills_and_not_at_all_from_
     )
     (worker, *_) = workers.of(way)
     cache = BlobCache(1 << 20, LocalFiles().read)
-    shares = plan.shares(0, lambda file, given: worker, cache, views, views, lambda shares: None, staged)
+    shares, lost = plan.shares(0, lambda file, given: worker, cache, views, views, lambda shares: False, staged)
+    assert lost is None
     workers.close()
     for lease in shares[worker].leases:
         lease.release()

@@ -1,5 +1,6 @@
 """Batch memory that comes back in a finalizer."""
 
+import os
 import time
 from collections import deque
 
@@ -16,7 +17,7 @@ class Interrupted:
 
 
 def give_back_and_wait(shelf: _Shelf) -> None:
-    _give_back(shelf, Place(0, 4096), Interrupted(), 4096, False)  # type: ignore[arg-type]
+    _give_back(shelf, Place(0, 4096), Interrupted(), 4096, False, os.getpid())  # type: ignore[arg-type]
     time.sleep(5)
 
 

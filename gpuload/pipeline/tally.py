@@ -1,0 +1,28 @@
+"""What a loader's workers have done so far."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from gpuload.pipeline.work import DecodeWorker, Done
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counters from the loader's making; see ``LoaderStats``."""
+
+    frames_decoded: int = 0
+    decoded_by: dict[str, int] = field(default_factory=dict)
+    frames_distinct: int = 0
+    kept_bytes: int = 0
+    wait_s: float = 0.0
+    kept: dict[DecodeWorker, int] = field(default_factory=dict)
+    """Bytes of pictures that each holds now."""
+
+    def add(self, worker: DecodeWorker, done: Done, device: torch.device | None) -> None:
+        """A unit is done; ``device``: of workers whose pictures lie in device memory."""
+        self.frames_decoded += done.frames_decoded
+        where = f"{worker.backend} on {device if worker.on_device else 'cpu'}"
+        self.decoded_by[where] = self.decoded_by.get(where, 0) + done.frames_decoded
+        self.kept[worker] = done.kept_bytes
+        self.kept_bytes = max(self.kept_bytes, sum(self.kept.values()))
