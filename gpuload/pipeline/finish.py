@@ -222,7 +222,7 @@ class FinishingThread:
                 if batch.error is None and self._wanted:
                     self._finisher.finish(batch)
             except GpuloadError as error:
-                batch.error = error
+                batch.error = error.anew()
             except BaseException as error:  # noqa: BLE001 - it crosses a thread: next() raises it
                 unforeseen = error
             batch.buffer = batch.staged = None

@@ -155,7 +155,7 @@ class Prefetcher:
                     self._taken, self._batches[number] = number, batch
                     raise
                 self._changed.notify_all()
-                error, batch.error = batch.error, None
+                error = batch.error
         if error is None:
             assert batch is not None
             return batch

@@ -66,12 +66,13 @@ def places(monkeypatch: pytest.MonkeyPatch) -> set[Place]:
     return seen
 
 
-def lose(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
-    """From now on one file cannot be read."""
-    read = LocalFiles.read
+def lose(monkeypatch: pytest.MonkeyPatch, path: Path, *, times: int = 1 << 30) -> None:
+    """From now on one file cannot be read so many times."""
+    read, left = LocalFiles.read, [times]
 
     def failing(self: LocalFiles, key: BlobKey) -> bytes:
-        if key.path == str(path):
+        if key.path == str(path) and left[0]:
+            left[0] -= 1
             raise VideoError(f"{key.path}: the disk is gone")
         return read(self, key)
 
@@ -132,8 +133,11 @@ def test_a_failed_batch_gives_its_memory_back_at_once(
     assert not any(map(is_alive, pids))
 
 
-def test_a_failed_batch_leaves_no_pictures_behind(source: NumberedSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    lose(monkeypatch, source.paths[1])
+@pytest.mark.parametrize("times", [2, 1 << 30])
+def test_a_failed_batch_leaves_no_pictures_behind(
+    source: NumberedSource, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    lose(monkeypatch, source.paths[1], times=times)
     with Loader(source, 8, shuffle="global", num_threads=2, on_error="skip") as loader:
         list(loader)
         assert loader.stats.batches_skipped > 0

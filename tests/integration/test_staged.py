@@ -1,9 +1,11 @@
 """Batches that are made on a device from planes, as on a GPU: here the device is the CPU and the kernels are
 interpreted, so that everything but CUDA itself is at work."""
 
+import gc
 import itertools
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +186,21 @@ def test_the_cpu_takes_its_share_of_what_was_verified(tmp_path: Path) -> None:
         assert loading._prefetcher._crew.sharing.allowed() == {("h264", 8)}
         kinds = {type(worker) for worker in loading._prefetcher._crew if worker.streams}
     assert kinds == {WorkerHandle, DeviceLane}
+
+
+def test_an_idle_loader_does_not_hold_its_last_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish, made = Finisher.finish, list[weakref.ref[torch.Tensor]]()
+
+    def noting(self: Finisher, batch: Batch) -> None:
+        finish(self, batch)
+        assert batch.memory is not None
+        made.append(weakref.ref(batch.memory))
+
+    monkeypatch.setattr(Finisher, "finish", noting)
+    with Loader(make_source(tmp_path, offsets=(0,)), 4) as loading:
+        assert len(list(loading)) == len(made) == 2
+        gc.collect()
+        assert [memory() for memory in made] == [None, None]
 
 
 @pytest.mark.usefixtures("in_lanes")
