@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 from operator import add
 
@@ -13,11 +14,12 @@ from gpuload.decode.base import Stream
 from gpuload.decode.runs import entries, leading_packets, stream_of
 from gpuload.device.planes import staged_bytes
 from gpuload.errors import CacheFull, GpuloadError, LoaderClosed
+from gpuload.index.video import VideoIndex
 from gpuload.pipeline.batch import Staged
 from gpuload.pipeline.work import STAGED, DecodeTask, DecodeWorker, Fill
 from gpuload.plan.grouping import DecodePlan, group_frames
 from gpuload.sources.base import SampleSource
-from gpuload.store.cache import BlobCache, BlobKey, Lease
+from gpuload.store.cache import BlobCache, BlobKey, Lease, Reader
 from gpuload.store.packets import demux_packets
 
 ALIGNED = 64
@@ -289,15 +291,14 @@ class Lookahead:
         if video.contiguous:
             pos: list[int] = video.pos[first : last + 1].tolist()
             start = min(pos)
-            key = BlobKey(video.path, start, max(map(add, pos, sizes)))
-            lease = _acquire(cache, key, make_room)
-            shares[worker].leases.append(lease)
-            data = lease.data[0]
+            key, read = BlobKey(video.path, start, max(map(add, pos, sizes))), None
             begins = [p - start for p in pos]
         else:
-            data = b"".join(demux_packets(video, first, last))
+            key, read = BlobKey(f"{video.path} packets {first}", 0, sum(sizes)), partial(demuxed, video, first, last)
             begins = list(accumulate(sizes[:-1], initial=0))
+        lease = _acquire(cache, key, make_room, read)
         share = shares[worker]
+        share.leases.append(lease)
         if file not in worker.streams:
             worker.streams.add(file)
             share.streams[file] = stream_of(video)
@@ -308,7 +309,7 @@ class Lookahead:
                 sizes=sizes,
                 begins=begins,
                 entries=entries(video, first, last),
-                data=data,
+                data=lease.data[0],
                 packets=packets,
                 pictures=[p + self.first_picture for p in pictures],
                 uses=[uses[p] for p in pictures],
@@ -320,7 +321,12 @@ class Lookahead:
         share.cost += last - first + 1
 
 
-def _acquire(cache: BlobCache, key: BlobKey, make_room: Callable[[], bool]) -> Lease:
+def demuxed(video: VideoIndex, first: int, last: int, _: BlobKey) -> bytes:
+    """Packets ``first .. last`` of a file where they are no ranges of its bytes, behind each other."""
+    return b"".join(demux_packets(video, first, last))
+
+
+def _acquire(cache: BlobCache, key: BlobKey, make_room: Callable[[], bool], read: Reader | None) -> Lease:
     """Holds a blob as soon as workers have given back enough: how long they take says nothing, a unit may be long.
 
     Raises:
@@ -330,7 +336,7 @@ def _acquire(cache: BlobCache, key: BlobKey, make_room: Callable[[], bool]) -> L
     is_first, is_awaited = True, True
     while True:
         try:
-            return cache.acquire_all([key], timeout_s=0.0 if is_first else ASKED_AGAIN_S)
+            return cache.acquire_all([key], timeout_s=0.0 if is_first else ASKED_AGAIN_S, read=read)
         except CacheFull:
             if not is_awaited or key.stop - key.start > cache.capacity_bytes:
                 raise

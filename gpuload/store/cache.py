@@ -79,12 +79,17 @@ class BlobCache:
             return sum(entry.holds > 0 for entry in self._entries.values())
 
     def acquire_all(
-        self, keys: Iterable[BlobKey], *, next_use: float = float("inf"), timeout_s: float | None = 60.0
+        self,
+        keys: Iterable[BlobKey],
+        *,
+        next_use: float = float("inf"),
+        timeout_s: float | None = 60.0,
+        read: Reader | None = None,
     ) -> Lease:
         """Holds all of ``keys`` or none; reads what is missing, each blob once however many ask.
 
         ``next_use``: position at which they are wanted again after this; furthest is evicted first.
-        ``timeout_s`` 0: do not wait for others to release.
+        ``timeout_s`` 0: do not wait for others to release. ``read``: instead of the cache's own.
 
         Raises:
             CacheFull: they are larger than the budget, or nothing was released in time. What the reader raises.
@@ -93,7 +98,7 @@ class BlobCache:
         mine = self._reserve(wanted, next_use, timeout_s)
         try:
             for key in mine:
-                data = self._read(key)
+                data = (read or self._read)(key)
                 with self._changed:
                     self._entries[key].data = data
                     self.bytes_read += len(data)

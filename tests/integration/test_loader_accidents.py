@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -21,7 +22,7 @@ from gpuload.decode.pyav import PyavDecoder
 from gpuload.decode.runs import stream_of
 from gpuload.demo import write_dataset
 from gpuload.device.arena import BatchPool, Place
-from gpuload.errors import DatasetError, VideoError, WorkerDied
+from gpuload.errors import CacheFull, DatasetError, VideoError, WorkerDied
 from gpuload.index.load import load_index
 from gpuload.pipeline import feed, handle, wire
 from gpuload.pipeline.handle import WorkerHandle
@@ -306,6 +307,29 @@ def test_closing_within_itself_does_not_hang(source: NumberedSource, monkeypatch
     while loader._prefetcher._pool.chunks and time.perf_counter() < end:
         time.sleep(0.05)
     assert loader._prefetcher._pool.chunks == []
+
+
+def test_packets_that_are_no_ranges_of_bytes_count_too(tmp_path: Path) -> None:
+    source = NumberedSource(tmp_path, episodes=2, cameras=1, frames=20, gop=10, offsets=(0,))
+    expected = [decode_all(path) for path in source.paths]
+    for path in source.paths:
+        with av.open(str(path)) as mp4, av.open(str(tmp_path / "part"), "w", format="mpegts") as ts:
+            stream = ts.add_stream_from_template(mp4.streams.video[0])
+            for packet in mp4.demux(video=0):
+                if packet.size:
+                    packet.stream = stream
+                    ts.mux(packet)
+        (tmp_path / "part").replace(path)
+    assert not source.video(0).contiguous
+    sizes = [int(source.video(file).size[first : first + 10].sum()) for file in (0, 1) for first in (0, 10)]
+    with Loader(source, 5, num_threads=1, blob_cache_bytes=max(sizes)) as loader:
+        shown = [picture for batch in loader for picture in batch["cam0"]]
+        assert len(shown) == 40
+        assert all(np.array_equal(a, b) for a, b in zip(shown, [p for e in expected for p in e], strict=True))
+        assert loader.stats.bytes_read == sum(sizes)
+    with Loader(source, 5, num_threads=1, blob_cache_bytes=min(sizes) - 1) as loader:
+        with pytest.raises(CacheFull, match="raise it"):
+            next(iter(loader))
 
 
 def test_sessions_of_codecs_that_are_told_their_size_are_not_shared(tmp_path: Path) -> None:
