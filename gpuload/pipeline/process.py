@@ -8,12 +8,13 @@ process a decode thread falls to a tenth of its rate. It imports neither torch n
 import gc
 import signal
 import socket
+from itertools import chain
 
 import av
 
 from gpuload.errors import GpuloadError
 from gpuload.pipeline.host import HostWorker
-from gpuload.pipeline.wire import receive, send
+from gpuload.pipeline.wire import is_readable, receive, send
 from gpuload.pipeline.work import Go, Unit
 
 
@@ -31,6 +32,9 @@ def main(fd: int) -> None:
             return
         queued: dict[int, list[Unit]] = {}
         while True:
+            # With nothing to do it decodes ahead: a batch of long runs would else wait for one process alone.
+            while not is_readable(connection) and any(map(worker.prepare, chain.from_iterable(queued.values()))):
+                pass
             message = receive(connection)
             if isinstance(message, Unit):
                 queued.setdefault(message.batch, []).append(message)

@@ -18,6 +18,15 @@ def send(connection: socket.socket, value: object) -> None:
         connection.sendall((header + data)[sent:])
 
 
+def is_readable(connection: socket.socket) -> bool:
+    """Whether something has come, be it the end."""
+    try:
+        connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def receive(connection: socket.socket) -> Any:
     """One value.
 

@@ -23,6 +23,8 @@ class Worker(ABC):
         self._kept_bytes = 0
         self._uses: dict[int, int] = {}
         self._failed: dict[int, GpuloadError] = {}
+        self._prepared: dict[int, tuple[Done, int]] = {}
+        """Of units that wait for their buffer, by identity: what has come of them, and how many of their runs."""
 
     def forget(self) -> None:
         """Drops all kept pictures: the epoch was left."""
@@ -31,16 +33,17 @@ class Worker(ABC):
         self._uses.clear()
         self._failed.clear()
         self._streams.clear()  # they are sent again
+        self._prepared.clear()
 
     def run(self, unit: Unit, go: Go) -> Done:
         """Decodes and fills; errors are collected, never raised for a damaged picture."""
         begin = time.perf_counter()
-        done = Done(unit.batch)
+        done, prepared = self._prepared.pop(id(unit), (Done(unit.batch), 0))
         self._streams.update(unit.streams)
         waiting: dict[int, list[FillAt]] = {}
         for picture, field, offset, view in unit.fills:
             waiting.setdefault(picture, []).append((field, go.offset + offset, view))
-        for task in unit.tasks:
+        for task in unit.tasks[prepared:]:
             if not self.is_wanted():
                 return done
             self._decode(task, go.chunk, waiting, done)
@@ -52,8 +55,21 @@ class Worker(ABC):
             else:
                 self._use(picture, kept, places, go.chunk, done)
         done.kept_bytes = self._kept_bytes
-        done.busy_s = time.perf_counter() - begin
+        done.busy_s += time.perf_counter() - begin
         return done
+
+    def prepare(self, unit: Unit) -> bool:
+        """Decodes the next run of a unit whose batch has no buffer yet; False: there is none left. The unit must be
+        the very object that ``run`` is given later."""
+        begin = time.perf_counter()
+        done, prepared = self._prepared.get(id(unit), (Done(unit.batch), 0))
+        if prepared == len(unit.tasks):
+            return False
+        self._streams.update(unit.streams)
+        self._decode(unit.tasks[prepared], 0, {}, done)
+        done.busy_s += time.perf_counter() - begin
+        self._prepared[id(unit)] = done, prepared + 1
+        return True
 
     def is_wanted(self) -> bool:
         """Whether to go on: asked before each run."""

@@ -1,0 +1,114 @@
+"""A decode worker, without its process: what it prepares is what it would have done."""
+
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from gpuload import Transform
+from gpuload.pipeline.batch import Layout
+from gpuload.pipeline.feed import Lookahead, SeenFrames
+from gpuload.pipeline.host import HostWorker
+from gpuload.pipeline.shaping import Shaping
+from gpuload.pipeline.work import Done, Go, Unit
+from gpuload.store.cache import BlobCache
+from gpuload.store.local import LocalFiles
+from tests.source import NumberedSource
+from tests.videos import decode_all
+
+BATCH = 6
+
+
+class Anybody:
+    """Takes every task; what a plan asks of a worker."""
+
+    alive, on_device, needs_pts, load = True, False, False, 0.0
+
+    def __init__(self) -> None:
+        self.streams: set[int] = set()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> NumberedSource:
+    return NumberedSource(tmp_path, episodes=2, cameras=1, frames=24, gop=12, offsets=(-1, 0))
+
+
+def units_of(source: NumberedSource, shaping: Shaping, batches: list[npt.NDArray[np.int64]]) -> list[Unit]:
+    layout = Layout(shaping.forms, [2], BATCH)
+    plan = Lookahead(
+        source,
+        batches,
+        budget_bytes=1 << 40,
+        picture_bytes=lambda file, field: 10_000,
+        slot_fields=layout.field_of_column,
+        first_picture=0,
+        seen=SeenFrames(source),
+    )
+    worker: Any = Anybody()
+    cache, units = BlobCache(1 << 24, LocalFiles().read), []
+    for number in range(len(batches)):
+        places, views = layout.places(BATCH), np.zeros((BATCH, 2), np.int64)
+        shares, _ = plan.shares(number, lambda file, given: worker, cache, places, views, lambda shares: False, None)
+        share = shares[worker]
+        units.append(Unit(number, tuple(share.tasks), tuple(share.fills), share.streams))
+    return units
+
+
+def run_all(units: list[Unit], shaping: Shaping, prepared: int) -> tuple[list[Done], list[bytes]]:
+    """Every unit, each after so many runs of the one behind it were prepared; what was said, and the batches."""
+    worker = HostWorker("pyav", shaping.forms)
+    memory = mmap.mmap(-1, shaping.forms[0].slot_bytes * BATCH * 2)
+    worker._chunks[0], worker._addresses[0] = memory, np.frombuffer(memory, np.uint8).ctypes.data
+    said, batches = [], []
+    for unit, behind in zip(units, [*units[1:], None], strict=True):
+        said.append(worker.run(unit, Go(unit.batch, 0, 0)))
+        batches.append(bytes(memory))
+        for _ in range(prepared if behind is not None else 0):
+            assert behind is not None
+            worker.prepare(behind)
+    assert not worker._kept
+    assert not worker._prepared
+    return said, batches
+
+
+@pytest.mark.parametrize("prepared", [1, 9])
+@pytest.mark.parametrize("transform", [None, Transform(resize=(32, 48))])
+def test_what_is_prepared_is_what_would_have_been_done(
+    source: NumberedSource, prepared: int, transform: Transform | None
+) -> None:
+    order = np.random.default_rng(0).permutation(len(source))
+    shaping = Shaping(source, transform, seed=0)
+    units = units_of(source, shaping, np.split(order, len(order) // BATCH))
+    expected, batches = run_all(units, shaping, 0)
+    said, ahead = run_all(units, shaping, prepared)
+    assert ahead == batches
+    assert [done.frames_decoded for done in said] == [done.frames_decoded for done in expected]
+    if transform is None:
+        pictures = [decode_all(path) for path in source.paths]
+        first = np.frombuffer(batches[0], np.uint8).reshape(BATCH, 2, 3, 64, 96)
+        episode, row = divmod(int(order[0]), 24)
+        assert np.array_equal(first[0, 1], pictures[episode][row])
+
+
+def test_a_unit_has_no_more_runs_than_it_has(source: NumberedSource) -> None:
+    shaping = Shaping(source, None, seed=0)
+    (unit,) = units_of(source, shaping, [np.arange(BATCH)])
+    worker = HostWorker("pyav", shaping.forms)
+    assert [worker.prepare(unit) for _ in range(len(unit.tasks) + 2)] == [True] * len(unit.tasks) + [False] * 2
+    worker.forget()
+    assert not worker._prepared
+    assert not worker._kept
+
+
+def test_damage_that_is_met_ahead_is_told_by_the_batch_that_needs_it(source: NumberedSource) -> None:
+    shaping = Shaping(source, None, seed=0)
+    units = units_of(source, shaping, [np.arange(BATCH), np.arange(24, 24 + BATCH)])
+    (task,) = units[1].tasks
+    broken = units[1]._replace(tasks=(task._replace(data=bytes(len(task.data))),))
+    said, _ = run_all([units[0], broken], shaping, 0)
+    ahead, _ = run_all([units[0], broken], shaping, 1)
+    assert [str(error) for error in ahead[1].errors] == [str(error) for error in said[1].errors] != []
+    assert not ahead[0].errors
