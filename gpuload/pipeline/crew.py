@@ -25,8 +25,9 @@ packets keep the engine busy: a session of torchcodec 0.17 has one picture under
 class Crew:
     """Workers of every kind that files need; a kind is made when a file first needs it. Used by one thread at a time.
 
-    ``num_processes`` decode in host memory, and on ``device`` two threads for each of its engines.
-    ``on_done(worker, result)`` and ``on_death(worker, reason)`` are called in threads of the workers.
+    ``num_processes`` decode in host memory, where ``kept_bytes`` of pictures may wait, and on ``device`` two threads
+    for each of its engines. ``on_done(worker, result)`` and ``on_death(worker, reason)`` are called in threads of the
+    workers.
     """
 
     def __init__(
@@ -36,11 +37,12 @@ class Crew:
         *,
         device: torch.device | None,
         num_processes: int,
+        kept_bytes: int,
         on_done: Callable[[DecodeWorker, Done], None],
         on_death: Callable[[DecodeWorker, str], None],
     ) -> None:
         self._router, self._forms, self._device = router, forms, device
-        self._num_processes = num_processes
+        self._num_processes, self._kept_bytes = num_processes, kept_bytes
         self._on_done, self._on_death = on_done, on_death
         self._workers: dict[Way, list[DecodeWorker]] = {}
         self._closed = False
@@ -107,7 +109,13 @@ class Crew:
         if self._closed:
             raise LoaderClosed("the loader was closed while it was iterated")
         if way.device == "cpu":
-            return WorkerHandle(self._forms, backend=way.backend, on_done=self._on_done, on_death=self._on_death)
+            return WorkerHandle(
+                self._forms,
+                backend=way.backend,
+                most_kept_bytes=self._kept_bytes // self._num_processes,
+                on_done=self._on_done,
+                on_death=self._on_death,
+            )
         assert self._device is not None
         return DeviceLane(
             partial(create, way.backend, str(self._device)),

@@ -52,6 +52,7 @@ class WorkerHandle:
         forms: tuple[SlotForm, ...],
         *,
         backend: str = "pyav",
+        most_kept_bytes: int = 0,
         on_done: "Callable[[WorkerHandle, Done], None]",
         on_death: "Callable[[WorkerHandle, str], None]",
     ) -> None:
@@ -84,7 +85,7 @@ class WorkerHandle:
         theirs.close()
         self._connection = ours
         self._outbox: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self._outbox.put((backend, forms))
+        self._outbox.put((backend, forms, most_kept_bytes))
         self._threads = [
             threading.Thread(target=work, name=f"gpuload-{work.__name__}", daemon=True)
             for work in (self._send_all, self._receive_all)

@@ -38,8 +38,8 @@ class Kept:
 class HostWorker(Worker):
     """Decodes on the CPU, into batch slots, or as planes on their way to a device."""
 
-    def __init__(self, backend: str, forms: tuple[SlotForm, ...]) -> None:
-        super().__init__(create(backend, "cpu"))
+    def __init__(self, backend: str, forms: tuple[SlotForm, ...], most_kept_bytes: int = 0) -> None:
+        super().__init__(create(backend, "cpu"), most_kept_bytes=most_kept_bytes)
         self._forms = forms
         self._converter = SwscaleConverter()
         self._planes = PlaneWriter()

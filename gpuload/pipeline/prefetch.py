@@ -73,6 +73,7 @@ class Prefetcher:
             shaping.forms,
             device=device,
             num_processes=num_workers,
+            kept_bytes=frame_cache_bytes,
             on_done=self._on_done,
             on_death=self._on_death,
         )

@@ -16,8 +16,9 @@ FillAt = tuple[int, int, int]
 class Worker(ABC):
     """Decodes each run once and keeps pictures until their last use. Not thread-safe."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
+    def __init__(self, decoder: Decoder, *, most_kept_bytes: int = 0) -> None:
+        """``most_kept_bytes``: where ``prepare`` stops, so that what a plan does not count stays within the budget."""
+        self._decoder, self._most_kept_bytes = decoder, most_kept_bytes
         self._streams: dict[int, Stream] = {}
         self._kept: dict[int, Any] = {}
         self._kept_bytes = 0
@@ -59,11 +60,11 @@ class Worker(ABC):
         return done
 
     def prepare(self, unit: Unit) -> bool:
-        """Decodes the next run of a unit whose batch has no buffer yet; False: there is none left. The unit must be
-        the very object that ``run`` is given later."""
+        """Decodes the next run of a unit whose batch has no buffer yet; False: there is none left, or no room for its
+        pictures. The unit must be the very object that ``run`` is given later."""
         begin = time.perf_counter()
         done, prepared = self._prepared.get(id(unit), (Done(unit.batch), 0))
-        if prepared == len(unit.tasks):
+        if prepared == len(unit.tasks) or self._kept_bytes >= self._most_kept_bytes:
             return False
         self._streams.update(unit.streams)
         self._decode(unit.tasks[prepared], 0, {}, done)

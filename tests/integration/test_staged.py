@@ -151,7 +151,13 @@ def test_a_picture_crosses_once_however_many_slots_it_fills_and_not_at_all_from_
     staged = plan.staged(0, views, lambda file: True)
     router = route.Router(source, device=torch.device("cpu"), backend="auto")
     workers = crew.Crew(
-        router, (), device=torch.device("cpu"), num_processes=1, on_done=lambda *_: None, on_death=lambda *_: None
+        router,
+        (),
+        device=torch.device("cpu"),
+        num_processes=1,
+        kept_bytes=0,
+        on_done=lambda *_: None,
+        on_death=lambda *_: None,
     )
     (worker, *_) = workers.of(way)
     cache = BlobCache(1 << 20, LocalFiles().read)

@@ -59,7 +59,7 @@ def units_of(source: NumberedSource, shaping: Shaping, batches: list[npt.NDArray
 
 def run_all(units: list[Unit], shaping: Shaping, prepared: int) -> tuple[list[Done], list[bytes]]:
     """Every unit, each after so many runs of the one behind it were prepared; what was said, and the batches."""
-    worker = HostWorker("pyav", shaping.forms)
+    worker = HostWorker("pyav", shaping.forms, 1 << 30)
     memory = mmap.mmap(-1, shaping.forms[0].slot_bytes * BATCH * 2)
     worker._chunks[0], worker._addresses[0] = memory, np.frombuffer(memory, np.uint8).ctypes.data
     said, batches = [], []
@@ -96,11 +96,20 @@ def test_what_is_prepared_is_what_would_have_been_done(
 def test_a_unit_has_no_more_runs_than_it_has(source: NumberedSource) -> None:
     shaping = Shaping(source, None, seed=0)
     (unit,) = units_of(source, shaping, [np.arange(BATCH)])
-    worker = HostWorker("pyav", shaping.forms)
+    worker = HostWorker("pyav", shaping.forms, 1 << 30)
     assert [worker.prepare(unit) for _ in range(len(unit.tasks) + 2)] == [True] * len(unit.tasks) + [False] * 2
     worker.forget()
     assert not worker._prepared
     assert not worker._kept
+
+
+def test_nothing_is_prepared_beyond_the_budget(source: NumberedSource) -> None:
+    shaping = Shaping(source, None, seed=0)
+    (unit,) = units_of(source, shaping, [np.array([1, 13, 25, 37, 2, 14])])
+    assert len(unit.tasks) == 4
+    for room, runs in ((0, 0), (1, 1), (1 << 30, 4)):
+        worker = HostWorker("pyav", shaping.forms, room)
+        assert sum(worker.prepare(unit) for _ in range(9)) == runs
 
 
 def test_damage_that_is_met_ahead_is_told_by_the_batch_that_needs_it(source: NumberedSource) -> None:
