@@ -1,6 +1,8 @@
 """A decode worker, without its process: what it prepares is what it would have done."""
 
 import mmap
+import queue
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,10 @@ import numpy.typing as npt
 import pytest
 
 from gpuload import Transform
+from gpuload.device.arena import BatchPool
 from gpuload.pipeline.batch import Layout
 from gpuload.pipeline.feed import Lookahead, SeenFrames
+from gpuload.pipeline.handle import WorkerHandle
 from gpuload.pipeline.host import HostWorker
 from gpuload.pipeline.shaping import Shaping
 from gpuload.pipeline.work import Done, Go, Unit
@@ -77,11 +81,13 @@ def run_all(units: list[Unit], shaping: Shaping, prepared: int) -> tuple[list[Do
 @pytest.mark.parametrize("prepared", [1, 9])
 @pytest.mark.parametrize("transform", [None, Transform(resize=(32, 48))])
 def test_what_is_prepared_is_what_would_have_been_done(
-    source: NumberedSource, prepared: int, transform: Transform | None
+    tmp_path: Path, prepared: int, transform: Transform | None
 ) -> None:
+    source = NumberedSource(tmp_path, episodes=2, cameras=1, frames=24, gop=2, offsets=(-1, 0))
     order = np.random.default_rng(0).permutation(len(source))
     shaping = Shaping(source, transform, seed=0)
     units = units_of(source, shaping, np.split(order, len(order) // BATCH))
+    assert sum(len(unit.tasks) > 1 for unit in units[1:]) >= 2
     expected, batches = run_all(units, shaping, 0)
     said, ahead = run_all(units, shaping, prepared)
     assert ahead == batches
@@ -91,6 +97,31 @@ def test_what_is_prepared_is_what_would_have_been_done(
         first = np.frombuffer(batches[0], np.uint8).reshape(BATCH, 2, 3, 64, 96)
         episode, row = divmod(int(order[0]), 24)
         assert np.array_equal(first[0, 1], pictures[episode][row])
+
+
+def test_a_process_with_nothing_to_do_decodes_ahead(tmp_path: Path) -> None:
+    source = NumberedSource(tmp_path, episodes=1, cameras=1, frames=240, gop=240, width=640, height=480)
+    shaping = Shaping(source, None, seed=0)
+    (unit,) = units_of(source, shaping, [np.array([0, 1, 237, 238, 238, 239])])
+    pool, answers = BatchPool(), queue.SimpleQueue[Done]()
+    worker = WorkerHandle(
+        shaping.forms,
+        most_kept_bytes=1 << 30,
+        on_done=lambda _, done: answers.put(done),
+        on_death=lambda *_: None,
+    )
+    try:
+        worker.submit(unit)
+        time.sleep(5.0)
+        place, _ = pool.take(shaping.forms[0].slot_bytes * BATCH * 2)
+        begin = time.perf_counter()
+        worker.go(unit.batch, pool.chunks[place.chunk], place.offset)
+        done = answers.get(timeout=60.0)
+        assert done.frames_decoded == 240
+        assert time.perf_counter() - begin < done.busy_s / 2, "it was decoded only now"
+    finally:
+        worker.close()
+        pool.close()
 
 
 def test_a_unit_has_no_more_runs_than_it_has(source: NumberedSource) -> None:
