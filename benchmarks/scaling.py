@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.cases import FILLED_S, Case
+from benchmarks.cases import Case
 from benchmarks.comparison import Comparison, open_comparison
 from benchmarks.environments import ensure_environment
 from benchmarks.record import run_measured
@@ -69,7 +69,7 @@ def points(*, quick: bool) -> Iterator[Point]:
         for order in orders:
             yield Point("gop", order, gop, case, {"shuffle": order})
     # On the long dataset: in a short one every lookahead sees the whole epoch.
-    long = replace(base, long=not quick, warm_s=FILLED_S)
+    long = replace(base, long=not quick)
     lookaheads = (64, 4096) if quick else (64, 256, 1024, 4096, 16384, 65536)
     caches = (16, 1024) if quick else (16, 64, 256, 1024, 4096)
     for axis, places in (("lookahead", lookaheads), ("cache", caches)):

@@ -30,6 +30,7 @@ from gpuload.findings import (
     ranges,
 )
 from gpuload.sources.lerobot_files import read_names
+from gpuload.sources.lerobot_meta import TEMPLATES_V3
 
 UNTOLD = -1
 """Of an episode's place among all rows, where the table does not have it."""
@@ -124,12 +125,11 @@ def read_tasks(folder: Folder, found: list[Finding]) -> frozenset[int] | None:
 def read_episodes(folder: Folder, found: list[Finding]) -> list[Episode]:
     """The rows that can be used, by number; findings about the others."""
     episodes: list[Episode] = []
-    paths = sorted((folder.root / "meta" / "episodes").glob("*/*.parquet"))
+    paths = sorted((folder.root / "meta" / "episodes").glob("**/*.parquet"))
     if not paths:
-        found.append(folder.error(folder.root / "meta" / "episodes", "no episode table (meta/episodes/*/*.parquet)"))
+        found.append(folder.error(folder.root / "meta" / "episodes", "no episode table (meta/episodes/**/*.parquet)"))
     cameras = [key for key, feature in folder.features.items() if feature["dtype"] == "video"]
-    data = str(folder.info.get("data_path", "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"))
-    video = str(folder.info.get("video_path", "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"))
+    data, video = (str(folder.info.get(key) or usual) for key, usual in TEMPLATES_V3.items())
     for path in paths:
         try:
             names = pq.read_schema(path).names
@@ -149,7 +149,7 @@ def read_episodes(folder: Folder, found: list[Finding]) -> list[Episode]:
                 numbers += [UNTOLD] * (4 - len(numbers))
                 where = folder.place(row, prefix="data", template=data)
                 episodes.append(Episode(numbers[0], numbers[1], numbers[2], numbers[3], where, clips))
-            except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as cause:
+            except (DatasetError, KeyError, TypeError, ValueError, OverflowError) as cause:
                 text = f"episode {row.get('episode_index', '?')} cannot be used: {type(cause).__name__}: {cause}"
                 found.append(folder.error(path, text, "repair the row or the path template in info.json"))
     return counted(sorted(episodes, key=lambda episode: episode.number))
@@ -192,10 +192,10 @@ def check_data(
 ) -> dict[int, Times]:
     """Every data file against the episode table and the features; the timestamps of each episode that has them."""
     rows: dict[int, list[tuple[Path, pa.Table]]] = {}
-    for path in sorted({episode.data for episode in episodes} | set((folder.root / "data").glob("*/*.parquet"))):
+    absent: list[Path] = []
+    for path in sorted({episode.data for episode in episodes} | set((folder.root / "data").glob("**/*.parquet"))):
         if not path.is_file():
-            hit = ranges([episode.number for episode in episodes if episode.data == path])
-            found.append(folder.error(path, f"is missing; episodes {hit} need it"))
+            absent.append(path)
             continue
         try:
             counters = read_counters(folder, path, found, tasks=tasks)
@@ -206,6 +206,10 @@ def check_data(
             owner = counters["episode_index"].to_numpy()
             for number in np.unique(owner):
                 rows.setdefault(int(number), []).append((path, counters.filter(pa.array(owner == number))))
+    for path in absent:  # of rows that lie in another file, the findings below tell
+        lost = [e.number for e in episodes if e.data == path and e.length and e.number not in rows]
+        if lost:
+            found.append(folder.error(path, f"is missing; episodes {ranges(lost)} need it"))
     times = {}
     for episode in episodes:
         parts = rows.get(episode.number, [])

@@ -6,13 +6,7 @@ from typing import Any
 
 from gpuload.errors import DatasetError
 from gpuload.findings import UNREADABLE, Clip, Episode, Finding, Folder, first_line
-from gpuload.sources.lerobot_meta import path_v2
-
-TEMPLATES = {
-    "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
-    "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
-}
-"""Where info.json says nothing, as LeRobot's own writer."""
+from gpuload.sources.lerobot_meta import TEMPLATES_V2, path_v2
 
 
 def read_tasks_v2(folder: Folder, found: list[Finding]) -> frozenset[int] | None:
@@ -59,7 +53,7 @@ def read_episodes_v2(folder: Folder, found: list[Finding]) -> list[Episode]:
 
 def place_v2(folder: Folder, template: str, episode: int, *, key: str | None) -> str:
     """The file of an episode, relative to the dataset. Raises DatasetError or TypeError for a useless template."""
-    text = folder.info.get(template) or TEMPLATES[template]
+    text = folder.info.get(template) or TEMPLATES_V2[template]
     if not isinstance(text, str):
         raise TypeError(f"{template} is {text!r}, not a path template")
     chunks_size = folder.info.get("chunks_size", 1000)

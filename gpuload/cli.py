@@ -173,7 +173,8 @@ def check(
         more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
         typer.echo(f"{label}  {files[0]}{more}: {message}\n       {remedy}")
     errors = sum(finding.severity == "error" for finding in found)
-    typer.echo(f"{path}: {errors} errors, {len(found) - errors} warnings" if found else f"{path}: nothing wrong found")
+    counts = f"{_counted(errors, 'error')}, {_counted(len(found) - errors, 'warning')}"
+    typer.echo(f"{path}: {counts if found else 'nothing wrong found'}")
     if errors:
         raise typer.Exit(1)
 
@@ -218,6 +219,10 @@ def bench(
     typer.echo(f"read           {found.bytes_read / 1e6:.1f} MB")
     for key, (name, reason) in found.backends.items():
         typer.echo(f"backend        {key}: {name} ({reason})")
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 @app.command()

@@ -2,12 +2,12 @@
 
 import operator
 import os
-import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,11 @@ from gpuload.metadata import LeRobotMeta
 from gpuload.pipeline.direct import DirectReader
 from gpuload.sources.base import SampleSource, VideoField
 from gpuload.sources.lerobot import LeRobotSource
+from gpuload.sources.lerobot_files import Stats
+from gpuload.sources.lerobot_root import find_root
 
 Sample = dict[str, Any]
 """Tensors; ``task`` and other texts as str, or None where a row has none; annotations as lists."""
-REPO_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-"""``owner/name`` as on the Hugging Face hub; anything else is a path."""
 ImageTransform = Callable[[torch.Tensor], torch.Tensor]
 OF_RECORDING = frozenset({"vcodec", "streaming_encoding", "encoder_queue_maxsize", "encoder_threads"})
 """Arguments of LeRobot's class that say how to write."""
@@ -36,15 +36,40 @@ OF_LEROBOT = {
 """Its arguments that change what is read, and what to do instead."""
 
 
+class _NotHere:
+    """What LeRobot's class has and this one has not: an AttributeError that says what to do instead."""
+
+    def __init__(self, instead: str) -> None:
+        self._instead = instead
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type | None = None) -> NoReturn:
+        raise AttributeError(f"gpuload's LeRobotDataset has no {self._name!r}: {self._instead}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Arguments:
+    """What a dataset was opened with."""
+
+    root: Path
+    episodes: list[int] | None
+    delta_timestamps: dict[str, list[float]] | None
+    tolerance_s: float
+    return_uint8: bool
+    video_keys: list[str] | None
+
+
 class _Opened:
     """What one process has open: the source, a decoder, and the lock around the decoder."""
 
-    def __init__(self, source: LeRobotSource) -> None:
+    def __init__(self, source: LeRobotSource, meta: LeRobotMeta | None = None) -> None:
         self.source = source
         self.pid = os.getpid()
         self.lock = threading.Lock()
         self.reader: DirectReader | None = None
-        self.meta: LeRobotMeta | None = None
+        self.meta = meta
 
 
 class LeRobotDataset(Dataset[Sample]):
@@ -105,15 +130,46 @@ class LeRobotDataset(Dataset[Sample]):
                 raise TypeError(f"LeRobotDataset has no argument {name!r}")
             _refuse(name in OF_LEROBOT and value is not None, name, value, OF_LEROBOT.get(name, ""))
         self.repo_id = str(repo_id)
-        self.root = find_root(repo_id, root)
-        self.episodes = None if episodes is None else [whole_number("episodes", e) for e in episodes]
         self.image_transforms = image_transforms
-        self.delta_timestamps = None if delta_timestamps is None else {k: list(v) for k, v in delta_timestamps.items()}
-        self.tolerance_s = tolerance_s
-        self.return_uint8 = return_uint8
-        self._video_keys = None if video_keys is None else list(video_keys)
+        self._arguments = _Arguments(
+            find_root(repo_id, root),
+            None if episodes is None else [whole_number("episodes", e) for e in episodes],
+            None if delta_timestamps is None else {key: list(times) for key, times in delta_timestamps.items()},
+            tolerance_s,
+            return_uint8,
+            None if video_keys is None else list(video_keys),
+        )
+        self._stats: Stats | None = None
         self._opened: _Opened | None = None
         self._open()
+
+    hf_dataset = _NotHere("samples hold the columns' values; for whole columns read data/**/*.parquet with pyarrow")
+    create = _NotHere("it only reads; record with LeRobot's own class")
+    add_frame = _NotHere("it only reads; record with LeRobot's own class")
+
+    # What it was opened with is read-only: a change would be ignored here and obeyed by copies in other processes.
+
+    @property
+    def root(self) -> Path:
+        """The folder."""
+        return self._arguments.root
+
+    @property
+    def episodes(self) -> list[int] | None:
+        """As asked for."""
+        return self._arguments.episodes
+
+    @property
+    def delta_timestamps(self) -> dict[str, list[float]] | None:
+        return self._arguments.delta_timestamps
+
+    @property
+    def tolerance_s(self) -> float:
+        return self._arguments.tolerance_s
+
+    @property
+    def return_uint8(self) -> bool:
+        return self._arguments.return_uint8
 
     @property
     def source(self) -> SampleSource:
@@ -124,7 +180,7 @@ class LeRobotDataset(Dataset[Sample]):
     def meta(self) -> LeRobotMeta:
         opened = self._open()
         if opened.meta is None:
-            opened.meta = LeRobotMeta(opened.source.meta, self.repo_id)
+            opened.meta = LeRobotMeta(opened.source.meta, self.repo_id, self._stats)
         return opened.meta
 
     @property
@@ -165,17 +221,25 @@ class LeRobotDataset(Dataset[Sample]):
         Raises:
             IndexError: there is no such sample. FrameNotFound: a timestamp has no frame. VideoError: decoding failed.
         """
-        return self.__getitems__([index])[0]
+        return self._items(np.array([self._checked(index)]))[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """Several samples in one plan: each GOP is decoded once. A sample's tensors are views of the batch's.
 
         Raises: as ``__getitem__``.
         """
-        opened = self._open()
         samples = np.array([self._checked(index) for index in indices], dtype=np.int64)
-        if not len(samples):
-            return []
+        if type(self).__getitem__ is not LeRobotDataset.__getitem__:  # torch's DataLoader asks here: a subclass decides
+            return [self[index] for index in samples.tolist()]
+        try:
+            return self._items(samples) if len(samples) else []
+        except DatasetError:
+            if len(samples) == 1 or not self.meta.image_keys:
+                raise
+        return [self[index] for index in samples.tolist()]  # images of several sizes, say: no batch, but samples
+
+    def _items(self, samples: npt.NDArray[np.int64]) -> list[Sample]:
+        opened = self._open()
         batch = opened.source.columns(samples)
         batch |= _read_videos(opened, samples)
         items: list[Sample] = [{key: values[i] for key, values in batch.items()} for i in range(len(samples))]
@@ -190,7 +254,9 @@ class LeRobotDataset(Dataset[Sample]):
         return items
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_opened": None}
+        opened = self._opened
+        changed = self._stats if opened is None or opened.meta is None else opened.meta.known_stats
+        return {**self.__dict__, "_opened": None, "_stats": changed}
 
     def __repr__(self) -> str:
         return f"LeRobotDataset({str(self.root)!r}, {self.num_episodes} episodes, {len(self)} frames)"
@@ -205,44 +271,19 @@ class LeRobotDataset(Dataset[Sample]):
         """This process's state. After a fork the source is shared, the parent's decoder and lock are not."""
         opened = self._opened
         if opened is None:
+            asked = self._arguments
             source = LeRobotSource(
-                self.root,
-                episodes=self.episodes,
-                delta_timestamps=self.delta_timestamps,
-                tolerance_s=self.tolerance_s,
-                return_uint8=self.return_uint8,
-                video_keys=self._video_keys,
+                asked.root,
+                episodes=asked.episodes,
+                delta_timestamps=asked.delta_timestamps,
+                tolerance_s=asked.tolerance_s,
+                return_uint8=asked.return_uint8,
+                video_keys=asked.video_keys,
             )
             opened = self._opened = _Opened(source)
         elif opened.pid != os.getpid():
-            opened = self._opened = _Opened(opened.source)
+            opened = self._opened = _Opened(opened.source, opened.meta)
         return opened
-
-
-def find_root(repo_id: str | Path, root: str | Path | None = None) -> Path:
-    """The dataset's folder: ``root`` if given, else ``repo_id`` as a path, else LeRobot's cache folder.
-
-    Raises:
-        DatasetError: none of them exists; names the command that downloads it.
-    """
-    if root is not None:
-        if not Path(root).is_dir():
-            raise DatasetError(f"root {root} is no folder; download with: {_download(repo_id, Path(root))}")
-        return Path(root).absolute()
-    if Path(repo_id).is_dir():
-        return Path(repo_id).absolute()
-    if not REPO_NAME.fullmatch(str(repo_id)):
-        raise DatasetError(f"{repo_id}: there is no such folder; give the one that holds meta/")
-    home = os.environ.get("HF_LEROBOT_HOME")
-    cache = Path(home) if home else Path("~/.cache/huggingface/lerobot").expanduser()
-    found = cache / repo_id
-    if not found.is_dir():
-        raise DatasetError(f"{repo_id} is no folder and not in {cache}; download with: {_download(repo_id, found)}")
-    return found
-
-
-def _download(repo_id: str | Path, folder: Path) -> str:
-    return f"hf download {repo_id} --repo-type dataset --local-dir {folder}"
 
 
 def whole_number(name: str, value: object) -> int:

@@ -13,7 +13,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gpuload.datasets import LeRobotDataset
 from gpuload.demo_tables import (
-    VIDEO_PATH,
     describe,
     make_columns,
     make_info,
@@ -25,6 +24,7 @@ from gpuload.demo_tables import (
 from gpuload.demo_video import FAST, Encoding, encode, make_texture
 from gpuload.errors import ConfigError, DatasetError
 from gpuload.loader import Loader
+from gpuload.sources.lerobot_meta import TEMPLATES_V3
 
 
 def write_dataset(
@@ -72,7 +72,7 @@ def write_dataset(
         texture = make_texture(rng, height=height, width=width)
         samples = []
         for file, start in enumerate(range(0, episodes, per_file)):
-            path = root / VIDEO_PATH.format(video_key=camera, chunk_index=0, file_index=file)
+            path = root / TEMPLATES_V3["video_path"].format(video_key=camera, chunk_index=0, file_index=file)
             numbers = range(start * frames, min(start + per_file, episodes) * frames)
             samples += encode(path, texture, numbers, every=frames, encoding=encoding, on_progress=on_progress)
         stats[camera] = describe(np.concatenate(samples), keep=(1,), count=len(samples))

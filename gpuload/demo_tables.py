@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gpuload.demo_video import Encoding
+from gpuload.sources.lerobot_meta import TEMPLATES_V3
 
 TASKS = ("Pick up the cube.", "Put the cube into the box.")
-VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 JOINTS = 6
 
 
@@ -85,7 +84,7 @@ def write_tables(
     }
     tasks = pa.table({"task_index": np.arange(len(TASKS), dtype=np.int64), "task": list(TASKS)})
     for path, content in (
-        (root / DATA_PATH.format(chunk_index=0, file_index=0), pa.table(rows)),
+        (root / TEMPLATES_V3["data_path"].format(chunk_index=0, file_index=0), pa.table(rows)),
         (root / "meta" / "episodes" / "chunk-000" / "file-000.parquet", pa.table(table)),
         (root / "meta" / "tasks.parquet", tasks.replace_schema_metadata({"pandas": json.dumps(pandas)})),
     ):
@@ -136,8 +135,7 @@ def make_info(features: Mapping[str, Any], *, episodes: int, frames: int, fps: i
         "video_files_size_in_mb": 500,
         "fps": fps,
         "splits": {"train": f"0:{episodes}"},
-        "data_path": DATA_PATH,
-        "video_path": VIDEO_PATH,
+        **TEMPLATES_V3,
         "features": dict(features),
     }
 

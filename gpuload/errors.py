@@ -24,8 +24,8 @@ class DatasetError(GpuloadError):
     """A dataset's files are missing, damaged or contradict each other: the message names file and feature."""
 
 
-class FrameNotFound(DatasetError):
-    """A timestamp has no frame within the tolerance."""
+class FrameNotFound(DatasetError, ValueError):
+    """A timestamp has no frame within the tolerance; a ValueError, as LeRobot's ``FrameTimestampError`` is."""
 
 
 class VideoError(GpuloadError):

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from gpuload.sources.lerobot_meta import path_v3
+
 Severity = Literal["error", "warning"]
 Times = npt.NDArray[np.float64]
 """Seconds, one per row of an episode."""
@@ -80,12 +82,9 @@ class Folder:
         return Finding("warning", name(self.root, path), message, remedy)
 
     def place(self, row: Mapping[str, Any], *, prefix: str, template: str, video_key: str = "") -> Path:
-        """The file that ``template`` names for a row. Raises ValueError where it points outside the dataset."""
+        """The file that ``template`` names for a row. Raises DatasetError where it points outside the dataset."""
         chunk, file = int(row[f"{prefix}/chunk_index"]), int(row[f"{prefix}/file_index"])
-        text = template.format(chunk_index=chunk, file_index=file, video_key=video_key, episode_chunk=chunk)
-        if Path(text).is_absolute() or ".." in Path(text).parts:  # by name: files may be links into a download cache
-            raise ValueError(f"path {text!r} points outside the dataset")
-        return self.root / text
+        return self.root / path_v3(self.root, template, chunk, file, key=video_key)
 
     def clip(self, row: Mapping[str, Any], camera: str, *, template: str) -> Clip:
         path = self.place(row, prefix=f"videos/{camera}", template=template, video_key=camera)

@@ -47,27 +47,27 @@ class Loader:
     Args:
         dataset: a ``LeRobotDataset``; ``dataset[i]`` is not called.
         batch_size: samples in a batch.
-        seed: of the order and of random transforms; the same seed and epoch are the same batches everywhere.
         shuffle: ``False``; ``"global"`` or ``True``, a uniform permutation; ``"block"``, samples drawn from many
             runs of neighbouring frames at once, which mixes episodes like a permutation and decodes little twice.
+        seed: of the order and of random transforms; the same seed and epoch are the same batches everywhere.
+        device: ``"auto"`` is CUDA if there is a usable GPU, else the CPU. Batches on CUDA are safe on the stream that
+            is current where ``next`` is called.
         transform: what happens to pictures on their way into a batch, one for all cameras or by camera; its random
             parts depend on (seed, epoch, sample, camera) only.
-        rank, world_size: this rank's share; every rank gets equally many batches. The last ones are made equally large
-            by repeating fewer than ``world_size`` samples; with one rank the last one is just smaller.
         drop_last: leaves an incomplete last batch out.
         sampler: yields sample numbers, of all ranks, instead of ``shuffle``; iterated once an iteration. Its own
             ``set_epoch`` is called by the loader's. To resume, it must give the same order again.
-        lookahead: samples planned together.
+        rank, world_size: this rank's share; every rank gets equally many batches. The last ones are made equally large
+            by repeating fewer than ``world_size`` samples; with one rank the last one is just smaller.
+        lookahead: samples planned together; default 65,536.
         num_threads: decode workers, each a process of its own; default: the cores this process may use. With several
             ranks on one machine: cores / ranks.
-        frame_cache_bytes: decoded pictures that wait for a later batch.
-        device_cache_bytes: the same in the GPU's memory, of what it decodes itself; default 4 GiB.
-        device: ``"auto"`` is CUDA if there is a usable GPU, else the CPU. Batches on CUDA are safe on the stream that
-            is current where ``next`` is called.
         backend: ``"auto"`` takes for each stream what decodes it best on ``device`` (``stats.backends`` says what and
             why); ``"pyav"``, ``"torchcodec"`` or ``"dali"`` forces one.
-        blob_cache_bytes: encoded bytes read and not yet decoded.
-        shuffle_buffer_bytes: nominal size of what block shuffle draws from; part of the order, like the seed.
+        frame_cache_bytes: decoded pictures that wait for a later batch, 4 GiB.
+        blob_cache_bytes: encoded bytes read and not yet decoded, 1 GiB.
+        device_cache_bytes: as ``frame_cache_bytes`` in the GPU's memory, of what it decodes itself; default 4 GiB.
+        shuffle_buffer_bytes: nominal size of what block shuffle draws from, 4 GiB; part of the order, like the seed.
         on_error: ``"skip"`` leaves out a batch that holds a damaged sample, with a warning (``stats.batches_skipped``
             counts them), instead of raising. On one rank only: the others would wait for a batch that never comes.
 

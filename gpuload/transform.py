@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from gpuload.errors import ConfigError
+from gpuload.errors import ConfigError, DecodeError
 
 DTYPES = {"uint8": np.uint8, "float16": np.float16, "bfloat16": np.uint16, "float32": np.float32}
 """Output types, and what holds their bits in numpy."""
@@ -107,7 +107,7 @@ class SlotForm:
     corner: tuple[int, int] | None = (0, 0)
     """Top and left of the window; None: drawn for each sample."""
     shown: tuple[int, int] = (0, 0)
-    """Height and width of the picture as shown, which the metadata promise."""
+    """Height and width of the camera's pictures as shown, as the headers of its files say."""
     depth: npt.NDArray[np.float32] | None = None
     """Value of each stored code of a depth video."""
     mean: tuple[float, float, float] | tuple[()] = ()
@@ -120,6 +120,19 @@ class SlotForm:
         if self.layout == "hwc":
             return self.height, self.width, self.channels
         return self.channels, self.height, self.width
+
+    def check_size(self, width: int, height: int, rotation: int) -> None:
+        """``width``, ``height``: of a picture as decoded; ``rotation``: in degrees.
+
+        Raises:
+            DecodeError: it is not of the size that the form was made for.
+        """
+        shown = (width, height) if rotation % 180 else (height, width)
+        if shown != self.shown:
+            raise DecodeError(
+                f"a picture is {shown[1]}x{shown[0]}, the file's header says {self.shown[1]}x{self.shown[0]}; "
+                "encode the file again, or leave its episodes out"
+            )
 
     @property
     def slot_bytes(self) -> int:

@@ -2,8 +2,11 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
 
 import torch
 from gpuload_kernels import convert, depth
@@ -13,7 +16,7 @@ from benchmarks.gpu.setting import Setting, first_line, say
 from gpuload.device.planes import plane_shapes
 
 ROUNDS = 30
-WARM = 5
+WARM_S = 0.5
 ALIGNED = 256
 
 
@@ -88,8 +91,8 @@ def measure_case(case: Case, device: torch.device, *, pictures: int) -> dict[str
         rows.append(row)
     table = torch.tensor(rows, dtype=torch.int64).to(device)
     total = pictures * (read + written)
-    kernel_s = timed(lambda: convert.launch(table, source=source, target=target), device)
-    return {**against_copy(total, kernel_s, device), "pictures": pictures}
+    run = partial(convert.launch, table, source=source, target=target)
+    return {**against_copy(total, run, device), "pictures": pictures}
 
 
 def measure_depth(device: torch.device, *, dry: bool) -> dict[str, float]:
@@ -100,17 +103,15 @@ def measure_depth(device: torch.device, *, dry: bool) -> dict[str, float]:
     lut = torch.linspace(0, 10, 4096, device=device)
     rows = [[codes[n].data_ptr(), codes.stride(1) * codes.element_size(), slots[n].data_ptr()] for n in range(pictures)]
     table = torch.tensor(rows, dtype=torch.int64).to(device)
-    kernel_s = timed(
-        lambda: depth.launch(table, lut, pixel_format="gray12le", width=width, height=height, rotation=0), device
-    )
-    return {**against_copy(codes.nbytes + slots.nbytes, kernel_s, device), "pictures": pictures}
+    run = partial(depth.launch, table, lut, pixel_format="gray12le", width=width, height=height, rotation=0)
+    return {**against_copy(codes.nbytes + slots.nbytes, run, device), "pictures": pictures}
 
 
-def against_copy(total_bytes: int, kernel_s: float, device: torch.device) -> dict[str, float]:
+def against_copy(total_bytes: int, run: Callable[[], object], device: torch.device) -> dict[str, float]:
     """A copy reads half of the bytes and writes the other half."""
     origin = torch.empty(total_bytes // 2, dtype=torch.uint8, device=device)
     copy = torch.empty_like(origin)
-    copy_s = timed(lambda: copy.copy_(origin), device)
+    kernel_s, copy_s = timed([run, partial(copy.copy_, origin)], device)
     return {
         "kernel_ms": kernel_s * 1e3,
         "kernel_gb_per_s": total_bytes / kernel_s / 1e9,
@@ -119,21 +120,26 @@ def against_copy(total_bytes: int, kernel_s: float, device: torch.device) -> dic
     }
 
 
-def timed(run: Callable[[], object], device: torch.device) -> float:
-    """Median seconds of a launch, by CUDA events; by the clock on the CPU."""
+def timed(runs: Sequence[Callable[[], object]], device: torch.device) -> list[float]:
+    """Median seconds of each, in turns, by CUDA events; by the clock on the CPU."""
     if device.type == "cpu":
-        begin = time.perf_counter()
-        run()
-        return time.perf_counter() - begin
-    for _ in range(WARM):
-        run()
-    pairs = []
+        begins = []
+        for run in runs:
+            begins.append(time.perf_counter())
+            run()
+        return [after - before for before, after in pairwise([*begins, time.perf_counter()])]
+    end = time.perf_counter() + WARM_S
+    while time.perf_counter() < end:  # compiled, and the clocks up: an idle H200 runs at a sixth of its rate
+        for run in runs:
+            run()
+        torch.cuda.synchronize(device)
+    pairs: list[list[Any]] = [[] for _ in runs]
     for _ in range(ROUNDS):
-        pair = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        pair[0].record()
-        run()
-        pair[1].record()
-        pairs.append(pair)
+        for run, mine in zip(runs, pairs, strict=True):
+            pair = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            pair[0].record()
+            run()
+            pair[1].record()
+            mine.append(pair)
     torch.cuda.synchronize(device)
-    times_ms: list[float] = [first.elapsed_time(second) for first, second in pairs]
-    return statistics.median(times_ms) / 1e3
+    return [statistics.median(a.elapsed_time(b) for a, b in mine) / 1e3 for mine in pairs]

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -15,6 +16,7 @@ from benchmarks.gpu.ours import dataset_of, make_loader, on_device
 from benchmarks.gpu.setting import Setting, attempt
 from benchmarks.gpu.targets import NVDEC_ONLY
 from benchmarks.gpu.workloads import BASE, CAMERA, WINDOW, Workload, ensure_workload, workloads
+from gpuload.pipeline import crew
 
 SIDES = (224, 160, 112, 80)
 """Of the pictures that a training step is given: the largest one that leaves time at half of the loader's rate."""
@@ -83,6 +85,7 @@ def measure(setting: Setting) -> None:
             label = f"{workload.name} {shuffle}{NVDEC_ONLY if backend != 'auto' else ''}"
             trying(label, partial(plain, setting, workload, shuffle, backend, rates))
     base = next((one for one in workloads(setting) if one.name == BASE), workloads(setting)[0])
+    trying(f"{base.name} block, a lane for each engine", partial(one_lane_each, setting, base))
     for beside in ("process", "thread"):
         trying(f"{base.name} beside a busy {beside}", partial(beside_python, setting, base, beside))
     for workload in workloads(setting):
@@ -99,6 +102,12 @@ def plain(setting: Setting, workload: Workload, shuffle: str, backend: str, rate
             rates[workload.name] = found["delivered_per_s"]
         backends = {key: list(value) for key, value in loader.stats.backends.items()}
     return {**found, "backends": backends}
+
+
+def one_lane_each(setting: Setting, workload: Workload) -> dict[str, Any]:
+    """Half as many threads that feed NVDEC as by default."""
+    with patch.object(crew, "LANES_PER_ENGINE", 1):
+        return plain(setting, workload, "block", "torchcodec", {})
 
 
 def beside_python(setting: Setting, workload: Workload, beside: str) -> dict[str, Any]:
@@ -124,6 +133,7 @@ def training(setting: Setting, workload: Workload, rate: float) -> dict[str, Any
         while steps < 2 or time.perf_counter() < end:
             begin = time.perf_counter()
             pictures = next(batches)[CAMERA]
+            synchronize(setting.device)  # a batch may still be made when it is handed over
             blocked_s += time.perf_counter() - begin
             while True:  # at least one step, then as many as fit before the next batch is due
                 step(pictures)

@@ -61,7 +61,6 @@ class StreamKind:
     height: int
     profile: int = UNKNOWN_PROFILE
     """As in the codec's own standard (FFmpeg's AV_PROFILE)."""
-    rotation: int = 0
     is_depth: bool = False
     """A map of distances: every bit of its luma counts."""
     no_container: str = ""
@@ -110,7 +109,6 @@ def kind_of(video: VideoIndex, *, is_depth: bool = False) -> StreamKind:
         width=video.width,
         height=video.height,
         profile=_profile_of(video.codec, video.extradata[0] if video.extradata else b""),
-        rotation=video.rotation,
         is_depth=is_depth,
         no_container=next(filter(None, (unsupported(video.codec, e) for e in video.extradata or (b"",))), ""),
     )

@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from torchcodec.decoders import RawFrame, VideoPacketDecoder
 
 MAX_SESSIONS = 8
-"""Codec sessions kept, as the PyAV backend does."""
-NVDEC_SESSIONS = 64
+"""Codec sessions kept on the CPU, as the PyAV backend does."""
+MAX_SESSIONS_ON_GPU = 2
+"""By each of a dozen threads: what a session that is given up had of the hardware goes to torchcodec's cache."""
+NVDEC_SESSIONS = 32
 """Hardware decoders that torchcodec keeps for reuse on each GPU (its default: 20); creating one takes 50 to 70 ms."""
 MATRICES = (
     "gbr", "bt709", "unknown", "reserved", "fcc", "bt470bg", "smpte170m", "smpte240m", "ycgco", "bt2020nc", "bt2020c",
@@ -238,7 +240,7 @@ class TorchcodecDecoder:
         # Only a session that did well is kept: one that was left in the middle, or failed, is not worth a reset.
         decoder.reset()
         self._sessions[kind] = decoder
-        while len(self._sessions) > MAX_SESSIONS:
+        while len(self._sessions) > (MAX_SESSIONS_ON_GPU if self._on_gpu else MAX_SESSIONS):
             self._sessions.popitem(last=False)
 
     def _look_at(

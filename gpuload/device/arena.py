@@ -72,9 +72,13 @@ class BatchPool:
         count = max(1, min(CHUNK_BYTES // size, MOST_SHARING))
         fd = _shared_file(count * size)
         number = len(self.chunks)
-        chunk = Chunk(number, fd, count * size, mmap.mmap(fd, count * size))
-        if self._pin is not None:
-            self._unpin.append(self._pin(chunk.memory))
+        try:
+            chunk = Chunk(number, fd, count * size, mmap.mmap(fd, count * size))
+            if self._pin is not None:
+                self._unpin.append(self._pin(chunk.memory))
+        except BaseException:  # no room to map it, or none to lock it
+            os.close(fd)
+            raise
         self.chunks.append(chunk)
         shelf.empty.extend(Place(number, i * size) for i in range(count))
 
@@ -110,7 +114,11 @@ def _shared_file(num_bytes: int) -> int:
     else:
         fd, path = tempfile.mkstemp()
         os.unlink(path)
-    os.ftruncate(fd, num_bytes)
+    try:
+        os.ftruncate(fd, num_bytes)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 

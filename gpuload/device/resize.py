@@ -12,6 +12,8 @@ LARGEST_RATIO = 16
 """How many times smaller swscale may make a side: its sums overflow further on."""
 OVERRUN = 64
 """Bytes that swscale may write behind a row."""
+HALF = np.float32(0.5)
+"""Added before fractions are cut off."""
 
 
 def bilinear_weights(before: int, after: int) -> npt.NDArray[np.float64]:
@@ -36,22 +38,75 @@ class Side:
         weights = bilinear_weights(before, after)
         taps = int((weights > 0).sum(axis=1).max())
         first = np.minimum((weights > 0).argmax(axis=1), before - taps)
+        self.before = before
         self.near: npt.NDArray[np.int64] = first[:, None] + np.arange(taps)
         """``[after, taps]``."""
         self.weights = np.take_along_axis(weights, self.near, axis=1).astype(np.float32)
         # Where the picture shrinks, swscale is wrong in the outermost row or column of each side, and nowhere else.
         self.edges = sorted({0, after - 1}) if before > after else []
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(after, taps)``."""
+        return self.weights.shape[0], self.weights.shape[1]
+
     def apply(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """``[…, before]`` -> ``[…, after]``."""
         result: npt.NDArray[np.float32] = np.einsum("...nk,nk->...n", values[..., self.near], self.weights)
         return result
 
-    def at_edges(self, values: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """``[…, before]`` -> ``[…, len(edges)]``."""
-        near = values[..., self.near[self.edges]].astype(np.float32)
-        result: npt.NDArray[np.float32] = np.einsum("...ek,ek->...e", near, self.weights[self.edges])
-        return result
+
+class Edges:
+    """The outermost rows and columns of reduced planes. Keeps its memory: not thread-safe.
+
+    All of them at once: where a decoder has just had the caches, each call of numpy costs 5 to 10 µs, however little
+    it does, and one row or column after the other took as long as all the rest of the resize.
+    """
+
+    def __init__(self, rows: Side, columns: Side) -> None:
+        lines = [(rows, columns, edge) for edge in rows.edges] + [(columns, rows, edge) for edge in columns.edges]
+        inputs, outputs = sum(along.before for _, along, _ in lines), sum(along.shape[0] for _, along, _ in lines)
+        most = max(rows.shape[1], columns.shape[1])
+        # First across the line: [3, most, inputs] times weights, summed. What is padded stays zero.
+        self._strips = np.zeros((3, most, inputs), np.float32)
+        self._strip_weights = np.zeros((most, inputs), np.float32)
+        self._lines = np.empty((3, inputs), np.float32)
+        # Then along it: what counts in each output pixel is fetched, [3, most, outputs].
+        self._near = np.zeros((most, outputs), np.int64)
+        self._weights = np.zeros((most, outputs), np.float32)
+        self._taken = np.empty((3, most, outputs), np.float32)
+        self._sums = np.empty((3, outputs), np.float32)
+        self._pixels = np.empty((3, outputs), np.uint8)
+        self._sources: list[tuple[npt.NDArray[np.float32], slice, bool]] = []
+        begin = end = 0
+        for side, along, edge in lines:
+            first, width = int(side.near[edge, 0]), side.shape[1]
+            here, there = slice(begin, begin + along.before), slice(end, end + along.shape[0])
+            self._sources.append((self._strips[:, :width, here], slice(first, first + width), side is rows))
+            self._strip_weights[:width, here] = side.weights[edge][:, None]
+            self._near[: along.shape[1], there] = along.near.T + begin
+            self._weights[: along.shape[1], there] = along.weights.T
+            begin, end = here.stop, there.stop
+        split, height, width = len(rows.edges) * columns.shape[0], rows.shape[0], columns.shape[0]
+        self._rows = self._pixels[:, :split].reshape(3, len(rows.edges), width)
+        self._columns = self._pixels[:, split:].reshape(3, len(columns.edges), height).transpose(0, 2, 1)
+        self._steps = max(height - 1, 1), max(width - 1, 1)
+
+    def write(self, planes: npt.NDArray[np.uint8], result: npt.NDArray[np.uint8]) -> None:
+        """uint8 ``[3, h, w]`` to the edges of ``[3, H, W]``."""
+        upright = planes.transpose(0, 2, 1)
+        for strip, where, is_row in self._sources:
+            strip[...] = (planes if is_row else upright)[:, where]
+        np.multiply(self._strips, self._strip_weights, out=self._strips)
+        np.add.reduce(self._strips, axis=1, out=self._lines)
+        np.take(self._lines, self._near, axis=1, out=self._taken, mode="clip")  # the mode that needs no buffer
+        np.multiply(self._taken, self._weights, out=self._taken)
+        np.add.reduce(self._taken, axis=1, out=self._sums)
+        np.add(self._sums, HALF, out=self._pixels, casting="unsafe")
+        if self._rows.size:
+            result[:, :: self._steps[0]] = self._rows
+        if self._columns.size:
+            result[:, :, :: self._steps[1]] = self._columns
 
 
 class Resizer:
@@ -59,6 +114,7 @@ class Resizer:
 
     def __init__(self, before: tuple[int, int], after: tuple[int, int]) -> None:
         self._rows, self._columns = (Side(b, a) for b, a in zip(before, after, strict=True))
+        self._edges = Edges(self._rows, self._columns) if self._rows.edges or self._columns.edges else None
         small = min(before) < SMALLEST or any(b > LARGEST_RATIO * a for b, a in zip(before, after, strict=True))
         self._swscale = None if small else plane_resizer(before, after)
         height, width = after
@@ -68,21 +124,12 @@ class Resizer:
 
     def resize(self, planes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """uint8 ``[3, h, w]`` -> uint8 ``[3, H, W]``, valid until the next call."""
-        result, upright = self._result, planes.transpose(0, 2, 1)
+        result = self._result
         if self._swscale is None:
             tall = self._columns.apply(planes.astype(np.float32))
-            result[...] = _rounded(self._rows.apply(tall.transpose(0, 2, 1))).transpose(0, 2, 1)
+            result[...] = (self._rows.apply(tall.transpose(0, 2, 1)) + HALF).astype(np.uint8).transpose(0, 2, 1)
             return result
         self._swscale.resize(planes, result)
-        if self._rows.edges:
-            rows = self._rows.at_edges(upright).transpose(0, 2, 1)
-            result[:, self._rows.edges] = _rounded(self._columns.apply(rows))
-        if self._columns.edges:
-            columns = self._columns.at_edges(planes).transpose(0, 2, 1)
-            result[:, :, self._columns.edges] = _rounded(self._rows.apply(columns)).transpose(0, 2, 1)
+        if self._edges is not None:
+            self._edges.write(planes, result)
         return result
-
-
-def _rounded(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    rounded: npt.NDArray[np.uint8] = (values + np.float32(0.5)).astype(np.uint8)
-    return rounded

@@ -20,7 +20,8 @@ class DeviceStream:
     def __init__(self, device: torch.device) -> None:
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            # Of torch's pool of 32 for urgent work: of its other one, the training's own streams may be the very same.
+            self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
     def active(self) -> AbstractContextManager[object]:
         """Makes it the current stream: allocations, copies and launches go there."""

@@ -10,7 +10,6 @@ from av.video.reformatter import VideoReformatter
 
 from gpuload.device.libswscale import PlanarScaler, PlanarScalers, source_of
 from gpuload.device.resize import Resizer
-from gpuload.errors import DecodeError
 from gpuload.transform import SlotForm, unpack_view
 
 
@@ -48,10 +47,10 @@ class SwscaleConverter:
         """
         scaler = self._scalers.of(picture)
         if form.is_plain and scaler is not None and not rotation and slot.flags.c_contiguous:
-            _check_size(picture, rotation, form)
+            form.check_size(picture.width, picture.height, rotation)
             scaler.convert(picture, slot.ctypes.data)
         elif form.depth is not None:
-            _check_size(picture, rotation, form)
+            form.check_size(picture.width, picture.height, rotation)
             self._depth(picture, slot, rotation, form.depth)
         else:
             self.store(self.shape(picture, rotation, form, view), slot, form, view)
@@ -62,7 +61,7 @@ class SwscaleConverter:
         Raises:
             DecodeError: the picture's size is not what the form was made for.
         """
-        _check_size(picture, rotation, form)
+        form.check_size(picture.width, picture.height, rotation)
         channels = self._channels(picture, self._scalers.of(picture))
         if rotation:
             channels = np.rot90(channels, rotation // 90, axes=(1, 2))
@@ -129,16 +128,6 @@ class SwscaleConverter:
         if rotation:
             codes = np.rot90(codes, rotation // 90)
         np.take(lut, codes, out=slot[0], mode="clip")
-
-
-def _check_size(picture: av.VideoFrame, rotation: int, form: SlotForm) -> None:
-    turned = rotation % 180 != 0
-    shown = (picture.width, picture.height) if turned else (picture.height, picture.width)
-    if shown != form.shown:
-        raise DecodeError(
-            f"the picture is {shown[1]}x{shown[0]}, the metadata promise {form.shown[1]}x{form.shown[0]}; "
-            "correct info.json"
-        )
 
 
 def level_values(form: SlotForm) -> npt.NDArray[np.generic]:

@@ -1,1 +1,18 @@
-"""Stages that turn a plan into batches: workers, queues, batch memory."""
+"""Stages that turn a plan into batches.
+
+prefetch    owns all of this: starts an epoch, feeds it, gives batches in order, ends
+feed        a lookahead: its plan, and which worker does what of a batch
+pace        how far ahead of the caller
+route       which backend on which device for a file
+crew        the workers of a loader, made when a file first needs their kind
+work        what a loader and a worker say to each other, and what every worker has to have
+handle      a worker that is a decode process, seen from the loader; wire, process: its socket, and its main loop
+lane        a worker that is a thread with a decoder on a device
+worker      what each of both does: decode a run once, keep pictures, fill; host: in batch memory
+direct      frames in the calling thread, without workers
+shaping     transforms: what slots hold, which view each sample has
+batch       a batch on its way: where its slots lie, what it waits for
+finish      planes to batches on a device
+share       which streams the CPU may decode in a device's stead
+budget      memory of waiting pictures;  tally  counters
+"""

@@ -25,9 +25,9 @@ packets keep the engine busy: a session of torchcodec 0.17 has one picture under
 class Crew:
     """Workers of every kind that files need; a kind is made when a file first needs it. Used by one thread at a time.
 
-    ``num_processes`` decode in host memory, where ``kept_bytes`` of pictures may wait, and on ``device`` two threads
-    for each of its engines. ``on_done(worker, result)`` and ``on_death(worker, reason)`` are called in threads of the
-    workers.
+    ``num_processes`` decode in host memory, where ``kept_bytes`` of pictures may wait, and on ``device``, where
+    ``device_kept_bytes`` may, two threads for each of its engines. ``on_done(worker, result)`` and
+    ``on_death(worker, reason)`` are called in threads of the workers.
     """
 
     def __init__(
@@ -38,11 +38,12 @@ class Crew:
         device: torch.device | None,
         num_processes: int,
         kept_bytes: int,
+        device_kept_bytes: int,
         on_done: Callable[[DecodeWorker, Done], None],
         on_death: Callable[[DecodeWorker, str], None],
     ) -> None:
         self._router, self._forms, self._device = router, forms, device
-        self._num_processes, self._kept_bytes = num_processes, kept_bytes
+        self._num_processes, self._kept_bytes, self._device_kept_bytes = num_processes, kept_bytes, device_kept_bytes
         self._on_done, self._on_death = on_done, on_death
         self._workers: dict[Way, list[DecodeWorker]] = {}
         self._closed = False
@@ -77,10 +78,12 @@ class Crew:
                 worker.close()
                 self.restarted += 1
                 workers[index] = self._make(way)
-        count = self._num_processes if way.device == "cpu" else LANES_PER_ENGINE * self._router.num_engines()
-        while len(workers) < count:
+        while len(workers) < self._count(way):
             workers.append(self._make(way))
         return workers
+
+    def _count(self, way: Way) -> int:
+        return self._num_processes if way.device == "cpu" else LANES_PER_ENGINE * self._router.num_engines()
 
     def settle(self) -> None:
         """What may be shared from now on; the same for everything of one batch."""
@@ -112,7 +115,7 @@ class Crew:
             return WorkerHandle(
                 self._forms,
                 backend=way.backend,
-                most_kept_bytes=self._kept_bytes // self._num_processes,
+                most_kept_bytes=self._kept_bytes // self._count(way),
                 on_done=self._on_done,
                 on_death=self._on_death,
             )
@@ -122,6 +125,7 @@ class Crew:
             self._device,
             backend=way.backend,
             sharing=self.sharing,
+            most_kept_bytes=self._device_kept_bytes // self._count(way),
             on_done=self._on_done,
             on_death=self._on_death,
         )

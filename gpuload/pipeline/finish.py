@@ -49,7 +49,7 @@ class Finisher:
         """Sets ``memory`` with every slot written at its place, ``columns`` on the device, and ``ready``.
 
         Raises:
-            DecodeError: a picture is not of the size that the metadata promise. DeviceError: the device failed.
+            DecodeError: a picture is not of the size that its file's header says. DeviceError: the device failed.
         """
         try:
             with self._stream.active():
@@ -136,7 +136,10 @@ class Finisher:
             for index, slot in enumerate(self._forms):
                 where = np.nonzero((number == kind) & (self._layout.field_of_column == index))
                 if len(where[0]):
-                    _check_size(form, slot)
+                    try:
+                        slot.check_size(form.width, form.height, form.rotation)
+                    except DecodeError as error:
+                        raise DecodeError(f"{slot.key}: {error} (`gpuload check --deep` finds the file)") from error
                     launches.append((form, slot, where))
         return launches
 
@@ -179,7 +182,9 @@ class FinishingThread:
         self._finisher, self._on_finished = finisher, on_finished
         self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._wanted, self._stuck = True, False
+        self._wanted = True
+        self._late: threading.Thread | None = None
+        """Had not ended when an epoch was left: a device that hangs, or a kernel that is being compiled."""
 
     def start(self) -> None:
         """Begins to serve.
@@ -187,8 +192,8 @@ class FinishingThread:
         Raises:
             DeviceError: the batch that was being made when the last epoch was left is not done yet.
         """
-        if self._stuck:
-            raise DeviceError("the device does not answer any more; start the process again")
+        if self._is_late():
+            raise DeviceError("the device has not finished a batch of the last epoch yet; try again, or start anew")
         self._wanted = True
         self._thread = threading.Thread(target=self._serve, name="gpuload-finish", daemon=True)
         self._thread.start()
@@ -204,16 +209,20 @@ class FinishingThread:
             self._queue.put(None)
             join(self._thread, PATIENCE_S)
             if self._thread.is_alive():
-                self._stuck = True
+                self._late = self._thread
                 logger.warning("the device has not finished a batch for %.0f s; it is left alone", PATIENCE_S)
             self._thread = None
 
     def close(self) -> bool:
         """Ends it and lets go of host memory; False: the device may still read it, and never says when it has."""
         self.end()
-        if not self._stuck:
-            self._finisher.close()
-        return not self._stuck
+        if self._is_late():
+            return False
+        self._finisher.close()
+        return True
+
+    def _is_late(self) -> bool:
+        return self._late is not None and self._late.is_alive()
 
     def _serve(self) -> None:
         while (batch := self._queue.get()) is not None:
@@ -228,13 +237,3 @@ class FinishingThread:
             batch.buffer = batch.staged = None
             self._on_finished(batch, unforeseen)
             batch = None  # while it waits for the next one, this one is the caller's alone
-
-
-def _check_size(form: PictureForm, slot: SlotForm) -> None:
-    turned = form.rotation % 180 != 0
-    shown = (form.width, form.height) if turned else (form.height, form.width)
-    if shown != slot.shown:
-        raise DecodeError(
-            f"{slot.key}: the picture is {shown[1]}x{shown[0]}, the metadata promise {slot.shown[1]}x{slot.shown[0]}; "
-            "correct info.json"
-        )

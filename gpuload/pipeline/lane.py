@@ -1,7 +1,7 @@
 """Decoding in device memory: threads that feed NVDEC, whose pictures never come back to the host.
 
 A thread and not a process: there is one CUDA context per process. A decoder that is called once a packet, as that of
-torchcodec is here, takes the GIL as often: what that costs beside a busy Python thread is the first thing to measure.
+torchcodec is here, takes the GIL as often.
 """
 
 import logging
@@ -41,24 +41,23 @@ class KeptOnDevice:
 class DeviceWorker(Worker):
     """Decodes on a device; what is found are the pictures themselves. Not thread-safe."""
 
-    def __init__(self, decoder: Decoder, device: torch.device, sharing: Sharing, is_wanted: Callable[[], bool]) -> None:
-        super().__init__(decoder)
+    def __init__(
+        self,
+        decoder: Decoder,
+        device: torch.device,
+        sharing: Sharing,
+        is_wanted: Callable[[], bool],
+        most_kept_bytes: int = 0,
+    ) -> None:
+        super().__init__(decoder, most_kept_bytes=most_kept_bytes)
         self._device, self._sharing, self._is_wanted = device, sharing, is_wanted
-        self.verified = False
-        """The last unit had a run decoded twice."""
 
     def is_wanted(self) -> bool:
         return self._is_wanted()
 
-    def run(self, unit: Unit, go: Go) -> Done:
-        self.verified = False
-        done = super().run(unit, go)
-        done.is_measured = not self.verified
-        return done
-
-    def decoded(self, stream: Stream, run: Run) -> Iterator[tuple[int, DevicePicture | av.VideoFrame]]:
+    def decoded(self, stream: Stream, run: Run, done: Done) -> Iterator[tuple[int, DevicePicture | av.VideoFrame]]:
         if self._sharing.is_to_verify(stream):
-            self.verified = True
+            done.is_measured = False
             try:
                 pictures = dict(self._decoder.decode(stream, run))
             except DecodeError:
@@ -89,6 +88,7 @@ class DeviceLane:
         *,
         backend: str,
         sharing: Sharing,
+        most_kept_bytes: int = 0,
         on_done: Callable[[DecodeWorker, Done], None],
         on_death: Callable[[DecodeWorker, str], None],
     ) -> None:
@@ -98,7 +98,7 @@ class DeviceLane:
         self.fault: GpuloadError | None = None
         self.load = 0.0
         self.pending: list[PendingUnit] = []
-        self._make, self._device, self._sharing = make, device, sharing
+        self._make, self._device, self._sharing, self._most_kept_bytes = make, device, sharing, most_kept_bytes
         self._on_done, self._on_death = on_done, on_death
         self._inbox: queue.SimpleQueue[Unit | Go | type[StopIteration] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name=f"gpuload-{backend}", daemon=True)
@@ -139,7 +139,9 @@ class DeviceLane:
                     self.fault = error
                     raise
                 try:
-                    self._work(DeviceWorker(decoder, self._device, self._sharing, lambda: self.alive))
+                    self._work(
+                        DeviceWorker(decoder, self._device, self._sharing, lambda: self.alive, self._most_kept_bytes)
+                    )
                 finally:
                     decoder.close()
         except Exception as error:  # noqa: BLE001 - a library or a driver gave up: every batch that waits must know
@@ -148,17 +150,18 @@ class DeviceLane:
             self._on_death(self, self.epitaph)
 
     def _work(self, worker: DeviceWorker) -> None:
-        queued: dict[int, list[Unit]] = {}
-        while self.alive and (message := self._inbox.get()) is not StopIteration:
+        while self.alive:
+            if self._inbox.empty() and worker.decode_ahead():
+                continue
+            message = self._inbox.get()
+            if message is StopIteration:
+                return
             if isinstance(message, Unit):
-                queued.setdefault(message.batch, []).append(message)
+                worker.take(message)
             elif isinstance(message, Go):
-                for unit in queued.pop(message.batch, []):
-                    if not self.alive:
-                        return
-                    self._on_done(self, worker.run(unit, message))
+                for done in worker.go(message):
+                    self._on_done(self, done)
             else:
-                queued.clear()
                 worker.forget()
 
 

@@ -17,6 +17,7 @@ from gpuload.pipeline.budget import Budgets, warn_if_costly
 from gpuload.pipeline.crew import Crew
 from gpuload.pipeline.feed import Lookahead, SeenFrames, WorkerShare
 from gpuload.pipeline.finish import Finisher, FinishingThread
+from gpuload.pipeline.pace import AHEAD, LEAVING_PATIENCE_S, MOMENT_S, PREPARED
 from gpuload.pipeline.route import Router
 from gpuload.pipeline.shaping import Shaping
 from gpuload.pipeline.tally import Tally
@@ -27,15 +28,6 @@ from gpuload.store.local import LocalFiles
 
 SamplesOf = Callable[[int], npt.NDArray[np.int64]]
 """Step to samples ``[n]``."""
-
-AHEAD = 2
-"""Batches beyond the caller's that have a buffer: filled, or being filled."""
-PREPARED = 4
-"""Batches beyond the caller's that are planned, read and sent to the workers. Where a training loop holds the GIL, each
-step of that waits for it 5 ms; so far ahead, no worker waits for those steps."""
-
-LEAVING_PATIENCE_S = 0.3
-"""Time that workers get to end what they do when an epoch is left; starting a new one takes as long."""
 
 
 class Prefetcher:
@@ -74,6 +66,7 @@ class Prefetcher:
             device=device,
             num_processes=num_workers,
             kept_bytes=frame_cache_bytes,
+            device_kept_bytes=device_cache_bytes,
             on_done=self._on_done,
             on_death=self._on_death,
         )
@@ -277,6 +270,8 @@ class Prefetcher:
         """Until the caller is near enough to batch ``number``; False: the epoch was left."""
         with self._changed:
             self._changed.wait_for(lambda: self._stop or number < self._taken + ahead)
+            if number == self._taken + PREPARED - 1:  # nothing is urgent
+                self._changed.wait_for(lambda: self._stop, timeout=MOMENT_S)
             return not self._stop
 
     def _feed_one(self, plan: Lookahead, index: int, batch: Batch, epoch: int) -> None:

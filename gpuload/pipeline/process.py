@@ -1,14 +1,13 @@
 """What runs in a decode process.
 
 A process of its own, because feeding packets takes the GIL once a packet: beside a busy Python thread of the same
-process a decode thread falls to a tenth of its rate. It imports neither torch nor the rest of gpuload (42 MB instead of
-600).
+process a decode thread falls to a tenth of its rate. It imports no torch (42 MB instead of 600), unless torchcodec is
+what decodes.
 """
 
 import gc
 import signal
 import socket
-from itertools import chain
 
 import av
 
@@ -30,19 +29,16 @@ def main(fd: int) -> None:
         except GpuloadError as error:  # the loader must not start another one to find out the same
             send(connection, error)
             return
-        queued: dict[int, list[Unit]] = {}
         while True:
-            # With nothing to do it decodes ahead: a batch of long runs would else wait for one process alone.
-            while not is_readable(connection) and any(map(worker.prepare, chain.from_iterable(queued.values()))):
+            while not is_readable(connection) and worker.decode_ahead():
                 pass
             message = receive(connection)
             if isinstance(message, Unit):
-                queued.setdefault(message.batch, []).append(message)
+                worker.take(message)
             elif isinstance(message, Go):
-                for unit in queued.pop(message.batch, []):
-                    send(connection, worker.run(unit, message))
+                for done in worker.go(message):
+                    send(connection, done)
             elif message is None:
-                queued.clear()
                 worker.forget()
                 gc.collect()
             else:

@@ -3,6 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from gpuload.decode.base import Decoder, Run, Stream
@@ -24,6 +25,8 @@ class Worker(ABC):
         self._kept_bytes = 0
         self._uses: dict[int, int] = {}
         self._failed: dict[int, GpuloadError] = {}
+        self._queued: dict[int, list[Unit]] = {}
+        """Units that wait for their batch's ``Go``."""
         self._prepared: dict[int, tuple[Done, int]] = {}
         """Of units that wait for their buffer, by identity: what has come of them, and how many of their runs."""
 
@@ -35,6 +38,22 @@ class Worker(ABC):
         self._failed.clear()
         self._streams.clear()  # they are sent again
         self._prepared.clear()
+        self._queued.clear()
+
+    def take(self, unit: Unit) -> None:
+        """A unit that waits for its ``Go``."""
+        self._queued.setdefault(unit.batch, []).append(unit)
+
+    def go(self, go: Go) -> Iterator[Done]:
+        """Does what was taken for a batch."""
+        for unit in self._queued.pop(go.batch, []):
+            if self.is_wanted():
+                yield self.run(unit, go)
+
+    def decode_ahead(self) -> bool:
+        """Prepares a run of what waits, for when there is nothing else to do: a batch of long runs would otherwise wait
+        for one worker alone. False: there is nothing to prepare."""
+        return any(map(self.prepare, chain.from_iterable(self._queued.values())))
 
     def run(self, unit: Unit, go: Go) -> Done:
         """Decodes and fills; errors are collected, never raised for a damaged picture."""
@@ -51,7 +70,7 @@ class Worker(ABC):
         for picture, places in waiting.items():
             kept = self._kept.get(picture)
             if kept is None:
-                lost = DecodeError(f"batch {unit.batch}: a picture was never decoded, because its batch had failed")
+                lost = DecodeError(f"batch {unit.batch}: one of its pictures was due in an earlier batch, which failed")
                 done.errors.append(self._failed.get(picture, lost))
             else:
                 self._use(picture, kept, places, go.chunk, done)
@@ -76,8 +95,8 @@ class Worker(ABC):
         """Whether to go on: asked before each run."""
         return True
 
-    def decoded(self, stream: Stream, run: Run) -> Iterator[tuple[int, Any]]:
-        """The wanted pictures of a run."""
+    def decoded(self, stream: Stream, run: Run, done: Done) -> Iterator[tuple[int, Any]]:
+        """The wanted pictures of a run; ``done``: what is said of its unit."""
         return self._decoder.decode(stream, run)
 
     @abstractmethod
@@ -97,7 +116,7 @@ class Worker(ABC):
         done.frames_decoded += len(packets)
         run = Run(task.first, packets, task.entries, frozenset(task.packets), task.pts, task.leading)
         try:
-            for number, frame in self.decoded(stream, run):
+            for number, frame in self.decoded(stream, run, done):
                 picture = names.pop(number)
                 kept = self._kept[picture] = self.keep(frame, stream, task.field)
                 self._kept_bytes += kept.num_bytes

@@ -12,22 +12,29 @@ ATTEMPTS = 6
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodePlan:
-    """A lookahead's groups (in due order), their pictures and which picture fills which slot."""
+    """A lookahead's G groups (in due order), their P pictures and which picture fills which of S slots of n samples.
+
+    A group is one decode pass over packets of one file. All arrays are int64.
+    """
 
     picture_of_slot: Ints
     """``[n, S]`` picture numbers; -1 where the frame is missing."""
     picture_packet: Ints
+    """``[P]`` packet of its file."""
     picture_group: Ints
+    """``[P]``."""
     picture_uses: Ints
+    """``[P]`` slots that it fills."""
     picture_due: Ints
-    """Sample that waits for it first."""
+    """``[P]`` sample (0 <= due < n) that waits for it first."""
     group_file: Ints
+    """``[G]``."""
     group_first: Ints
-    """Packet that decoding starts at."""
+    """``[G]`` packet that decoding starts at."""
     group_last: Ints
-    """Last packet to feed."""
+    """``[G]`` last packet to feed."""
     group_due: Ints
-    """Sample (0 <= due < n) that waits first; ascending."""
+    """``[G]`` sample that waits for the group first; ascending."""
     group_picture: Ints
     """``[G + 1]``: pictures of group g are ``[group_picture[g], group_picture[g + 1])``."""
     peak_bytes: int
@@ -43,14 +50,19 @@ class DecodePlan:
 def group_frames(
     file: Ints, packet: Ints, start: Ints, *, batch_size: int, picture_bytes: Ints, budget_bytes: int
 ) -> DecodePlan:
-    """Groups wanted frames ``[n, S]`` (-1: missing) so that each GOP is decoded once, if the budget allows.
+    """Groups wanted frames so that each GOP is decoded once, if the budget allows.
 
     Otherwise the pictures that would wait longest for the least are let go, and their GOP is decoded again when it is
     wanted again: a GOP's uses are parted where (samples to wait) x (part of its uses left) exceeds a patience that is
     made as large as the budget allows.
 
     Args:
+        file: ``[n, S]`` file of each slot's frame; -1: it is missing, and the slot's packet and start mean nothing.
+        packet: ``[n, S]`` packet whose picture is wanted, in the file's decode order.
+        start: ``[n, S]`` packet that decoding starts at for it.
+        batch_size: samples in a batch, the first of which begins at row 0: pictures wait from batch to batch.
         picture_bytes: ``[F]`` bytes of a kept picture of each file.
+        budget_bytes: of pictures that wait for a later batch.
     """
     plan = _group(file, packet, start, patience=None, batch_size=batch_size, picture_bytes=picture_bytes)
     if plan.peak_bytes <= budget_bytes:

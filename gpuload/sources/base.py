@@ -49,7 +49,9 @@ class SampleSource(Protocol):
         ...
 
     @property
-    def video_fields(self) -> tuple[VideoField, ...]: ...
+    def video_fields(self) -> tuple[VideoField, ...]:
+        """In the order of the slots of ``frames``."""
+        ...
 
     @property
     def image_keys(self) -> tuple[str, ...]:
@@ -67,18 +69,24 @@ class SampleSource(Protocol):
         """Frames that samples int64 ``[n]`` need; never raises for what is in the files."""
         ...
 
-    def video(self, file: int) -> VideoIndex: ...
+    def video(self, file: int) -> VideoIndex:
+        """The index of a file by the number that ``frames`` gave it.
+
+        Raises:
+            GpuloadError: the file cannot be used; told again at each call, or not any more if it has come.
+        """
+        ...
 
     def error_of(self, sample: int, slot: int) -> GpuloadError:
         """Why a slot's frame is -1."""
         ...
 
     def episode_starts(self) -> npt.NDArray[np.int64]:
-        """First sample of each episode, ascending, beginning with 0."""
+        """int64: first sample of each episode, ascending, beginning with 0."""
         ...
 
     def gop_starts(self) -> npt.NDArray[np.int64]:
-        """First sample of each GOP (of the camera with the longest ones), ascending; episodes also cut."""
+        """int64: first sample of each GOP (of the camera with the longest ones), ascending; episodes also cut."""
         ...
 
     def columns(self, samples: npt.NDArray[np.int64]) -> "dict[str, torch.Tensor | list[Any]]":

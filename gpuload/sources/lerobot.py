@@ -48,8 +48,8 @@ class LeRobotSource:
         video_keys: Sequence[str] | None = None,
         cache_dir: Path | None = None,
     ) -> None:
-        if not (math.isfinite(tolerance_s) and tolerance_s > 0):
-            raise ConfigError(f"tolerance_s must be above 0 seconds, got {tolerance_s}")
+        if not tolerance_s >= 0:  # NaN is not, either
+            raise ConfigError(f"tolerance_s must be 0 seconds or more, got {tolerance_s}")
         self.meta: Meta = read_meta(Path(root), episodes=episodes, video_keys=video_keys)
         features = self.meta.info.features
         self._tolerance_s = tolerance_s

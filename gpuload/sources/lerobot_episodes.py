@@ -1,6 +1,6 @@
 """LeRobot's table of episodes, v3's parquet files and v2's lines of JSON."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -24,6 +24,9 @@ class EpisodeTable:
     tasks: tuple[tuple[str, ...], ...]
     columns: Mapping[str, npt.NDArray[np.float64]]
     """v3: every other number column, NaN where null."""
+    stored: "Mapping[str, Sequence[pa.ChunkedArray[Any]]]"
+    """v3: every column but statistics as the files have it, a part for each file; ``order`` of its rows makes ours."""
+    order: npt.NDArray[np.int64]
 
     def subset(self, episodes: Iterable[int], root: str) -> "EpisodeTable":
         """The episodes of these numbers.
@@ -41,53 +44,63 @@ class EpisodeTable:
     def _taken(self, order: npt.NDArray[np.int64]) -> "EpisodeTable":
         columns = {name: values[order] for name, values in self.columns.items()}
         tasks = tuple(self.tasks[i] for i in order.tolist())
-        return EpisodeTable(self.source, self.index[order], self.length[order], tasks, columns)
+        return EpisodeTable(
+            self.source, self.index[order], self.length[order], tasks, columns, self.stored, self.order[order]
+        )
 
 
 class EpisodeRows:
     """The table as LeRobot's ``meta.episodes`` is read: ``[3]`` is a dict, ``["length"]`` a list.
 
-    All episodes of the dataset are in it, whichever were chosen, and all columns of numbers but statistics;
+    All episodes of the dataset are in it, whichever were chosen, and all columns but statistics;
     ``dataset_from_index`` and ``dataset_to_index`` count the rows of the whole dataset.
     """
 
     def __init__(self, table: EpisodeTable) -> None:
+        self._table = table
         stop = np.cumsum(table.length)
-        self._columns: dict[str, list[Any]] = {
+        counted: dict[str, list[Any]] = {  # whatever the files say
             "episode_index": table.index.tolist(),
-            "length": table.length.tolist(),
             "tasks": [list(tasks) for tasks in table.tasks],
-            **{name: _plain(name, values) for name, values in table.columns.items()},
-            "dataset_from_index": (stop - table.length).tolist(),  # as counted, whatever the table says
+            "length": table.length.tolist(),
+            "dataset_from_index": (stop - table.length).tolist(),
             "dataset_to_index": stop.tolist(),
         }
+        self._columns: dict[str, list[Any] | None] = {**dict.fromkeys(table.stored), **counted}
 
     @property
     def column_names(self) -> list[str]:
         return list(self._columns)
 
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame``.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        return pa.table({name: self[name] for name in self._columns}).to_pandas()
+
     def __len__(self) -> int:
-        return len(self._columns["length"])
+        return len(self._table.index)
 
     @overload
     def __getitem__(self, what: str) -> list[Any]: ...
     @overload
-    def __getitem__(self, what: int | slice) -> dict[str, Any]: ...
-    def __getitem__(self, what: int | slice | str) -> list[Any] | dict[str, Any]:
+    def __getitem__(self, what: int | slice | Sequence[int]) -> dict[str, Any]: ...
+    def __getitem__(self, what: int | slice | Sequence[int] | str) -> list[Any] | dict[str, Any]:
         """A column; or a row, by position; or rows, as a dict of columns."""
         if isinstance(what, str):
-            return self._columns[what]
-        return {name: values[what] for name, values in self._columns.items()}
+            column = self._columns[what]
+            if column is None:
+                values = [value for part in self._table.stored[what] for value in part.to_pylist()]
+                column = self._columns[what] = [values[i] for i in self._table.order.tolist()]
+            return column
+        if isinstance(what, slice) or hasattr(what, "__index__"):
+            return {name: self[name][what] for name in self._columns}
+        return {name: [self[name][i] for i in what] for name in self._columns}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))
-
-
-def _plain(name: str, values: npt.NDArray[np.float64]) -> list[Any]:
-    """Python ints in columns of indices."""
-    is_index = name.endswith("index") and bool(np.isfinite(values).all())
-    plain: list[Any] = values.astype(np.int64).tolist() if is_index else values.tolist()
-    return plain
 
 
 def read_episodes_v3(root: Path) -> EpisodeTable:
@@ -101,6 +114,7 @@ def read_episodes_v3(root: Path) -> EpisodeTable:
     if not files:
         raise DatasetError(f"{folder} holds no parquet file; download the dataset's meta folder again")
     parts: dict[str, list[npt.NDArray[np.float64]]] = {}
+    stored: dict[str, list[pa.ChunkedArray[Any]]] = {}
     tasks: list[tuple[str, ...]] = []
     for path in files:
         try:
@@ -109,6 +123,7 @@ def read_episodes_v3(root: Path) -> EpisodeTable:
             raise DatasetError(f"{path} cannot be read as parquet ({error}); download the file again") from error
         table = read_parquet(path, [name for name in names if not name.startswith("stats/")])
         for name in table.column_names:
+            stored.setdefault(name, []).append(table[name])
             if pa.types.is_integer(table[name].type) or pa.types.is_floating(table[name].type):
                 parts.setdefault(name, []).append(table[name].cast(pa.float64()).to_numpy().astype(np.float64))
         listed = table["tasks"].to_pylist() if "tasks" in names else [None] * table.num_rows
@@ -117,7 +132,9 @@ def read_episodes_v3(root: Path) -> EpisodeTable:
     wanted = ("episode_index", "length")
     index, length = (whole(full.pop(name, None), name, str(folder), len(tasks)) for name in wanted)
     complete = {name: values for name, values in full.items() if len(values) == len(index)}
-    return _sorted(EpisodeTable(str(folder), index, length, tuple(tasks), complete))
+    whole_columns = {name: chunks for name, chunks in stored.items() if sum(map(len, chunks)) == len(index)}
+    order = np.arange(len(index))
+    return _sorted(EpisodeTable(str(folder), index, length, tuple(tasks), complete, whole_columns, order))
 
 
 def read_episodes_v2(root: Path) -> EpisodeTable:
@@ -128,7 +145,7 @@ def read_episodes_v2(root: Path) -> EpisodeTable:
     length = whole(np.array([number(x.get("length")) for x in lines]), "length", str(path), len(lines))
     listed = [line.get("tasks") for line in lines]
     tasks = tuple(tuple(map(str, value)) if isinstance(value, list) else () for value in listed)
-    return _sorted(EpisodeTable(str(path), index, length, tasks, {}))
+    return _sorted(EpisodeTable(str(path), index, length, tasks, {}, {}, np.arange(len(index))))
 
 
 def _sorted(table: EpisodeTable) -> EpisodeTable:

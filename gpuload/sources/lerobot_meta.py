@@ -13,6 +13,16 @@ from gpuload.errors import ConfigError, DatasetError
 from gpuload.sources.lerobot_episodes import EpisodeTable, read_episodes_v2, read_episodes_v3
 from gpuload.sources.lerobot_files import read_json, read_names, read_tasks_jsonl
 
+TEMPLATES_V3 = {
+    "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
+    "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
+}
+TEMPLATES_V2 = {
+    "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+    "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+}
+"""Where info.json says nothing, as LeRobot's own writers."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Feature:
@@ -126,11 +136,10 @@ def read_meta(root: Path, *, episodes: Iterable[int] | None = None, video_keys: 
     tasks = read_names(tasks_file, "task") if info.is_v3 else read_tasks_jsonl(tasks_file)
     subtasks_file = root / "meta" / "subtasks.parquet"
     subtasks = read_names(subtasks_file, "subtask") if subtasks_file.exists() else None
-    placed = _place_v3 if info.is_v3 else _place_v2
     kept = {key: f for key, f in info.features.items() if not f.is_video or key in cameras}
     info = replace(info, features=kept)
-    data = placed(root, info, table, None)
-    videos = {key: placed(root, info, table, key) for key in cameras}
+    data = place(root, info, table, None)
+    videos = {key: place(root, info, table, key) for key in cameras}
     return Meta(root, info, Episodes(table.index, table.length, data, videos), every, tasks, subtasks)
 
 
@@ -158,14 +167,7 @@ def read_info(root: Path) -> Info:
     chunks_size = raw.get("chunks_size", 1000)
     if not isinstance(chunks_size, int) or chunks_size < 1:
         raise DatasetError(f"{path}: chunks_size must be a positive integer, got {chunks_size!r}; correct the file")
-    v3 = version.startswith("v3")
-    data, video = (
-        ("data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
-         "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4")
-        if v3 else
-        ("data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
-         "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4")
-    )  # fmt: skip
+    usual = TEMPLATES_V3 if version.startswith("v3") else TEMPLATES_V2
     text = {name: raw.get(name) for name in ("data_path", "video_path", "image_path", "robot_type")}
     for name, value in text.items():
         if value is not None and not isinstance(value, str):
@@ -173,7 +175,7 @@ def read_info(root: Path) -> Info:
     features = {str(key): read_feature(path, str(key), value) for key, value in listed.items()}
     return Info(
         version, float(fps), features, text["robot_type"], chunks_size,
-        text["data_path"] or data, text["video_path"] or video, text["image_path"], raw,
+        text["data_path"] or usual["data_path"], text["video_path"] or usual["video_path"], text["image_path"], raw,
     )  # fmt: skip
 
 
@@ -208,6 +210,15 @@ def inside(root: Path, relative: str, what: str) -> str:
 # placement -----------------------------------------------------------------------------------------------------------
 
 
+def place(root: Path, info: Info, table: EpisodeTable, key: str | None) -> Placement:
+    """Where a table's episodes lie: in the files of a camera, or in those of the rows (``key`` None).
+
+    Raises:
+        DatasetError: the table says nothing of that camera, or a path cannot be used.
+    """
+    return (_place_v3 if info.is_v3 else _place_v2)(root, info, table, key)
+
+
 def _place_v3(root: Path, info: Info, table: EpisodeTable, key: str | None) -> Placement:
     prefix = "data/" if key is None else f"videos/{key}/"
     names = [prefix + "chunk_index", prefix + "file_index"] + ([prefix + "from_timestamp"] if key is not None else [])
@@ -225,14 +236,15 @@ def _place_v3(root: Path, info: Info, table: EpisodeTable, key: str | None) -> P
     file = np.full(len(places), -1, np.int32)
     file[placed] = inverse.reshape(-1)
     template = info.data_path if key is None else info.video_path
-    files = tuple(
-        format_path(
-            root, template, chunk_index=c, file_index=f, episode_chunk=c, episode_index=f, video_key=key, image_key=key
-        )
-        for c, f in distinct.tolist()
-    )
+    files = tuple(path_v3(root, template, c, f, key=key) for c, f in distinct.tolist())
     start_s = table.columns[names[2]] if key is not None else np.zeros(len(file))
     return Placement(files, file, start_s.astype(np.float64))
+
+
+def path_v3(root: Path, template: str, chunk: int, file: int, *, key: str | None) -> str:
+    """A file of a v3.0 dataset (of a camera), relative to ``root``. Raises as ``path_v2``."""
+    older = {"episode_chunk": chunk, "episode_index": file}
+    return format_path(root, template, chunk_index=chunk, file_index=file, video_key=key, image_key=key, **older)
 
 
 def _place_v2(root: Path, info: Info, table: EpisodeTable, key: str | None) -> Placement:

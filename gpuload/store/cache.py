@@ -12,7 +12,7 @@ from gpuload.errors import CacheFull
 
 
 class BlobKey(NamedTuple):  # hashed a dozen times for a GOP: a dataclass does that in Python
-    """Bytes ``[start, stop)`` of one file."""
+    """Bytes ``[start, stop)`` of one file; of packets that are no range of bytes a name of theirs, 0 and their size."""
 
     path: str
     start: int
@@ -138,7 +138,8 @@ class BlobCache:
                 left = None if deadline is None else deadline - time.monotonic()
                 if (left is not None and left <= 0) or not self._changed.wait(left):
                     raise CacheFull(
-                        f"nothing was released within {timeout_s} s; blob_cache_bytes is {self.capacity_bytes}"
+                        f"{wanted[0].path}: nothing was released within {timeout_s} s; "
+                        f"blob_cache_bytes is {self.capacity_bytes}; raise it"
                     )
             for key in missing:
                 self._entries[key] = _Entry()

@@ -15,7 +15,7 @@ import torch
 
 from gpuload import Loader
 from gpuload.errors import GpuloadError
-from gpuload.pipeline.prefetch import AHEAD, PREPARED
+from gpuload.pipeline.pace import AHEAD, PREPARED
 from tests.gpu.pictures import HEIGHT, WIDTH, make_source
 
 PICTURE_BYTES = WIDTH * HEIGHT * 3 // 2

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from gpuload.errors import ConfigError, DecodeError, LoaderClosed, StateMismatch, WorkerDied
+from gpuload.errors import ConfigError, DecodeError, LoaderClosed, StateMismatch, VideoError, WorkerDied
 from gpuload.loader import Loader
 from gpuload.pipeline.handle import WorkerHandle
-from gpuload.pipeline.prefetch import PREPARED
+from gpuload.pipeline.pace import PREPARED
+from gpuload.store.cache import BlobKey
 from tests.source import NumberedSource
 from tests.videos import decode_all
 
@@ -157,11 +158,20 @@ def test_a_small_frame_cache_decodes_again_but_stays_exact(
 def test_a_small_blob_cache_is_enough_and_never_exceeded(
     source: NumberedSource, pictures: list[list[np.ndarray[Any, Any]]]
 ) -> None:
+    used: list[int] = []
     with Loader(source, 8, shuffle="global", num_threads=2, blob_cache_bytes=20_000) as loader:
+        cache = loader._prefetcher._cache
+        read = cache._read
+
+        def noting(key: BlobKey) -> bytes:
+            used.append(cache.used_bytes)
+            return read(key)
+
+        cache._read = noting
         for batch in loader:
             assert_exact(batch, source, pictures)
-        assert loader._prefetcher._cache.leased == 0
-        assert loader._prefetcher._cache.used_bytes <= 20_000
+        assert cache.leased == 0
+    assert 10_000 < max(used) <= 20_000
 
 
 def test_a_dead_worker_costs_batches_not_the_epoch(
@@ -210,7 +220,7 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     source.video(0)
     with source.paths[0].open("r+b") as file:
         file.truncate(2000)
-    with Loader(source, 10, num_threads=1) as loader, pytest.raises(Exception, match=r"truncated"):
+    with Loader(source, 10, num_threads=1) as loader, pytest.raises(VideoError, match=r"e0c0\.mp4.*truncated"):
         list(loader)
 
 

@@ -17,8 +17,9 @@ import torch
 from gpuload import Crop, Loader, Transform, loader
 from gpuload.decode.pyav import PyavDecoder
 from gpuload.device.arena import BatchPool
-from gpuload.errors import DecodeError, GpuloadError
+from gpuload.errors import DecodeError, DeviceError, GpuloadError
 from gpuload.pipeline import crew, lane, route
+from gpuload.pipeline import finish as finish_module
 from gpuload.pipeline.batch import Batch
 from gpuload.pipeline.feed import Lookahead, SeenFrames
 from gpuload.pipeline.finish import Finisher
@@ -52,6 +53,7 @@ def _on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def in_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoders in threads that hand pictures over where they are, as those of a GPU do."""
     monkeypatch.setattr(route.Router, "way", lambda self, file: Way("pyav", "cuda"))
+    monkeypatch.setattr(route.Router, "num_engines", lambda self: 1)  # whatever the machine has: two lanes
 
 
 def make_source(folder: Path, form: str = "yuv420p", **arguments: Any) -> NumberedSource:
@@ -156,6 +158,7 @@ def test_a_picture_crosses_once_however_many_slots_it_fills_and_not_at_all_from_
         device=torch.device("cpu"),
         num_processes=1,
         kept_bytes=0,
+        device_kept_bytes=0,
         on_done=lambda *_: None,
         on_death=lambda *_: None,
     )
@@ -362,3 +365,36 @@ def test_a_driver_that_hangs_does_not_hang_the_training(
     assert time.perf_counter() - begin < 10.0
     assert "does not come back" in caplog.text
     may_go_on.set()
+
+
+def test_a_batch_that_is_late_when_its_epoch_is_left_costs_no_later_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where a kernel is being compiled for longer than anybody wants to wait."""
+    source = make_source(tmp_path, episodes=1, frames=8, offsets=(0,))
+    pictures = [decode_all(path) for path in source.paths]
+    under_way, may_end = threading.Event(), threading.Event()
+    finish = Finisher.finish
+
+    def late(self: Finisher, batch: Batch) -> None:
+        under_way.set()
+        assert may_end.wait(60.0)
+        finish(self, batch)
+
+    monkeypatch.setattr(Finisher, "finish", late)
+    monkeypatch.setattr(finish_module, "PATIENCE_S", 0.3)
+    with Loader(source, 4, num_threads=1) as loading:
+        iter(loading)
+        assert under_way.wait(30.0)
+        with pytest.raises(DeviceError, match="not finished a batch"):
+            iter(loading)
+        assert "left alone" in caplog.text
+        may_end.set()
+        finishing = loading._prefetcher._finishing
+        assert finishing is not None
+        assert finishing._late is not None
+        finishing._late.join(30.0)
+        assert outcomes_of(loading, source, pictures) == ["good", "good"]
+        pool = loading._prefetcher._pool
+        assert pool.chunks
+    assert not pool.chunks

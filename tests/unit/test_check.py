@@ -193,6 +193,20 @@ def test_a_folder_without_meta_is_no_dataset(tmp_path: Path) -> None:
     assert "no LeRobot dataset" in check_dataset(tmp_path / "nowhere")[0].message
 
 
+def test_what_the_loader_finds_check_finds_too(root: Path) -> None:
+    """Folders within folders, and templates that info.json leaves to their default or writes with a detour."""
+    for old in ("meta/episodes/chunk-000/file-000.parquet", DATA):
+        deeper = root / old.replace("chunk-000", "chunk-000/more")
+        deeper.parent.mkdir(parents=True)
+        (root / old).rename(deeper)
+    spelled = "videos/./{image_key}/extra/../chunk-{episode_chunk:03d}/file-{episode_index:03d}.mp4"
+    edit_info(root, lambda info: info.update(data_path=None, video_path=spelled))
+    assert len(LeRobotDataset(root)) == 60
+    found = check_dataset(root)
+    assert {finding.severity for finding in found} == {"warning"}
+    assert all("names" in finding.message and DATA in finding.message for finding in found)
+
+
 class TestCommandLine:
     def test_check_passes_a_sound_dataset(self, sound: Path) -> None:
         result = CliRunner().invoke(app, ["check", str(sound)])
@@ -203,7 +217,7 @@ class TestCommandLine:
         result = CliRunner().invoke(app, ["check", str(root)])
         assert result.exit_code == 1
         assert VIDEO in result.output
-        assert "1 errors, 0 warnings" in result.output
+        assert "1 error, 0 warnings" in result.output
 
     def test_a_warning_alone_passes(self, root: Path) -> None:
         (root / "meta/stats.json").unlink()

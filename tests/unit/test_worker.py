@@ -3,21 +3,26 @@
 import mmap
 import queue
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from gpuload import Transform
+from gpuload.decode.pyav import PyavDecoder
 from gpuload.device.arena import BatchPool
 from gpuload.pipeline.batch import Layout
 from gpuload.pipeline.feed import Lookahead, SeenFrames
 from gpuload.pipeline.handle import WorkerHandle
 from gpuload.pipeline.host import HostWorker
+from gpuload.pipeline.lane import DeviceLane
 from gpuload.pipeline.shaping import Shaping
-from gpuload.pipeline.work import Done, Go, Unit
+from gpuload.pipeline.share import Sharing
+from gpuload.pipeline.work import STAGED, DecodeWorker, Done, Go, Unit
 from gpuload.store.cache import BlobCache
 from gpuload.store.local import LocalFiles
 from tests.source import NumberedSource
@@ -99,17 +104,31 @@ def test_what_is_prepared_is_what_would_have_been_done(
         assert np.array_equal(first[0, 1], pictures[episode][row])
 
 
-def test_a_process_with_nothing_to_do_decodes_ahead(tmp_path: Path) -> None:
+def decoder_process(shaping: Shaping, on_done: Callable[[Any, Done], None]) -> WorkerHandle:
+    return WorkerHandle(shaping.forms, most_kept_bytes=1 << 30, on_done=on_done, on_death=lambda *_: None)
+
+
+def lane(shaping: Shaping, on_done: Callable[[Any, Done], None]) -> DeviceLane:
+    return DeviceLane(
+        PyavDecoder,
+        torch.device("cpu"),
+        backend="pyav",
+        sharing=Sharing(wanted=True),
+        most_kept_bytes=1 << 30,
+        on_done=on_done,
+        on_death=lambda *_: None,
+    )
+
+
+@pytest.mark.parametrize("make", [decoder_process, lane])
+def test_a_worker_with_nothing_to_do_decodes_ahead(tmp_path: Path, make: Callable[..., DecodeWorker]) -> None:
     source = NumberedSource(tmp_path, episodes=1, cameras=1, frames=240, gop=240, width=640, height=480)
     shaping = Shaping(source, None, seed=0)
     (unit,) = units_of(source, shaping, [np.array([0, 1, 237, 238, 238, 239])])
+    if make is lane:
+        unit = unit._replace(fills=tuple((picture, STAGED, offset, view) for picture, _, offset, view in unit.fills))
     pool, answers = BatchPool(), queue.SimpleQueue[Done]()
-    worker = WorkerHandle(
-        shaping.forms,
-        most_kept_bytes=1 << 30,
-        on_done=lambda _, done: answers.put(done),
-        on_death=lambda *_: None,
-    )
+    worker = make(shaping, lambda _, done: answers.put(done))
     try:
         worker.submit(unit)
         time.sleep(5.0)
@@ -119,6 +138,7 @@ def test_a_process_with_nothing_to_do_decodes_ahead(tmp_path: Path) -> None:
         done = answers.get(timeout=60.0)
         assert done.frames_decoded == 240
         assert time.perf_counter() - begin < done.busy_s / 2, "it was decoded only now"
+        assert done.is_measured == (make is decoder_process), "what was decoded twice is no measure"
     finally:
         worker.close()
         pool.close()
