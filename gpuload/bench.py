@@ -40,9 +40,9 @@ class Measurement:
 
 
 def windows(dataset: LeRobotDataset, window: int) -> dict[str, list[float]]:
-    """``delta_timestamps`` for the last ``window`` frames of every camera that is stored as video."""
+    """``delta_timestamps`` for the last ``window`` frames of every camera."""
     fps = float(dataset.meta.fps)
-    return {key: [i / fps for i in range(1 - window, 1)] for key in dataset.meta.video_keys}
+    return {key: [i / fps for i in range(1 - window, 1)] for key in dataset.meta.camera_keys}
 
 
 def run_bench(

@@ -31,6 +31,7 @@ from gpuload.findings import (
 )
 from gpuload.sources.lerobot_files import read_names
 from gpuload.sources.lerobot_meta import TEMPLATES_V3
+from gpuload.sources.lerobot_rows import LANGUAGE, NEEDED
 
 UNTOLD = -1
 """Of an episode's place among all rows, where the table does not have it."""
@@ -237,14 +238,23 @@ def read_counters(folder: Folder, path: Path, found: list[Finding], *, tasks: fr
             found.append(folder.error(path, f"has no column {key}", "fetch the file, or remove it from info.json"))
     for key in COUNTERS:
         if key not in stored and key not in names:
-            found.append(folder.warning(path, f"has no column {key}", "some tools expect it; gpuload counts rows"))
+            if key in NEEDED:
+                found.append(folder.error(path, f"has no column {key}, which samples need"))
+            else:
+                found.append(folder.warning(path, f"has no column {key}", "some tools expect it; gpuload counts rows"))
     images = {key for key, feature in stored.items() if feature["dtype"] == "image"}
     table = pq.read_table(path, columns=[key for key in names if key not in images])
     columns = {}
     for key in table.column_names:
+        if key not in stored and key not in COUNTERS:
+            continue  # nobody asks for it
         column, shape = table[key], stored.get(key, {}).get("shape")
-        is_text = stored.get(key, {}).get("dtype") in ("string", "language")
-        if column.null_count and not is_text:
+        if stored.get(key, {}).get("dtype") in ("string", LANGUAGE):
+            continue  # a row may have none, or several
+        if column.null_count and key not in COUNTERS and pa.types.is_floating(column.type):
+            text = f"column {key} has {column.null_count} empty rows"
+            found.append(folder.warning(path, text, "training sees NaN there: correct them, or leave the column out"))
+        elif column.null_count:
             found.append(folder.error(path, f"column {key} has {column.null_count} empty rows"))
         elif key in COUNTERS:
             try:
@@ -253,7 +263,8 @@ def read_counters(folder: Folder, path: Path, found: list[Finding], *, tasks: fr
             except pa.ArrowException as cause:
                 found.append(folder.error(path, f"column {key} is {column.type}: {first_line(cause)}"))
         elif key in stored and isinstance(shape, list) and len(shape) == 1 and len(column):
-            vector = pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)
+            kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+            vector = any(is_kind(column.type) for is_kind in kinds)
             lengths = np.unique(pc.list_value_length(column).to_numpy()).tolist() if vector else [1]
             if lengths != shape:
                 text = f"column {key} holds {column.type} of length {ranges(lengths)}, info.json says {shape[0]}"
@@ -274,7 +285,7 @@ def check_rows(folder: Folder, path: Path, episode: Episode, rows: pa.Table) -> 
             if len(wrong):
                 row = int(wrong[0])
                 text = f"episode {episode.number}: {key} is {real[row]} in row {row}, expected {first + row}"
-                yield folder.error(path, text)
+                yield folder.warning(path, text, "training takes it as it is; other tools may count by it")
     if "timestamp" not in rows.column_names:
         return
     stamps = rows["timestamp"].to_numpy()

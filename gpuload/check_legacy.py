@@ -41,7 +41,7 @@ def read_episodes_v2(folder: Folder, found: list[Finding]) -> list[Episode]:
             data = folder.root / place_v2(folder, "data_path", number, key=None)
             clips = tuple(
                 Clip(camera, folder.root / place_v2(folder, "video_path", number, key=camera), 0.0, None)
-                for camera in cameras
+                for camera in (cameras if length else ())  # one that was broken off at once has no files
             )
         except (DatasetError, TypeError) as cause:
             found.append(folder.error(folder.root / "meta" / "info.json", first_line(cause), "correct the template"))

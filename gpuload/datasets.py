@@ -25,15 +25,25 @@ from gpuload.sources.lerobot_root import find_root
 Sample = dict[str, Any]
 """Tensors; ``task`` and other texts as str, or None where a row has none; annotations as lists."""
 ImageTransform = Callable[[torch.Tensor], torch.Tensor]
-OF_RECORDING = frozenset({"vcodec", "streaming_encoding", "encoder_queue_maxsize", "encoder_threads"})
-"""Arguments of LeRobot's class that say how to write."""
-OF_LEROBOT = {
-    "local_episode_loading": "episodes= chooses what is loaded",
-    "depth_output_unit": "depth videos are in millimetres",
-    "token": "nothing is downloaded; use the command hf",
-    "repo_type": "pass the dataset's folder as root",
+OF_RECORDING = frozenset(
+    {
+        "vcodec",
+        "streaming_encoding",
+        "encoder_queue_maxsize",
+        "encoder_threads",
+        "camera_encoder",
+        "rgb_encoder",
+        "depth_encoder",
+        "token",
+    }
+)
+"""Arguments of LeRobot's class that say how to write or to download."""
+OF_LEROBOT: Mapping[str, tuple[object, str]] = {
+    "local_episode_loading": (False, "episodes= chooses what is loaded"),
+    "depth_output_unit": ("mm", "depth videos are in millimetres"),
+    "repo_type": ("dataset", "pass the dataset's folder as root"),
 }
-"""Its arguments that change what is read, and what to do instead."""
+"""Its arguments that change what is read: the value that changes nothing, and what to do instead of others."""
 
 
 class _NotHere:
@@ -104,7 +114,8 @@ class LeRobotDataset(Dataset[Sample]):
         """LeRobot's arguments, and two of our own.
 
         Args:
-            repo_id: a folder, or a name in LeRobot's cache folder. root: the folder, whatever the name.
+            repo_id: a folder, or the name of a dataset that LeRobot or ``hf download`` has put into its cache.
+            root: the folder, whatever the name.
             episodes: numbers of the episodes to load; None is all.
             image_transforms: called with each colour camera's float32 ``[(T,) 3, H, W]`` in [0, 1] of each sample
                 (uint8 of videos with ``return_uint8``).
@@ -113,13 +124,13 @@ class LeRobotDataset(Dataset[Sample]):
             return_uint8: pictures of videos as uint8 (0..255) instead of float32 in [0, 1]; image features stay
                 float32, depth videos float32 millimetres ``[(T,) 1, H, W]``.
             video_keys: the video cameras to load; None is all of them, ``[]`` none. Image features always come.
-            revision: that of the dataset in ``root``, if it is given.
+            revision: which of the downloaded ones is meant by a name: a version, branch or commit.
             force_cache_sync: must be False: nothing is ever downloaded.
             download_videos, batch_encoding_size: no effect, for the same reason, and because nothing is recorded.
             video_backend: ``"pyav"``, ``"torchcodec"`` and ``"video_reader"`` mean the same pixels here.
-            of_lerobot: LeRobot's other arguments: those of recording have no effect, the others are refused.
+            of_lerobot: LeRobot's other arguments: those of recording and downloading have no effect, those that would
+                change what is read are refused.
         """
-        _refuse(revision is not None and root is None, "revision", revision, "pass the folder of that revision as root")
         _refuse(force_cache_sync, "force_cache_sync", force_cache_sync, "download the dataset with: hf download")
         _refuse(
             video_backend not in (None, "pyav", "torchcodec", "video_reader"), "video_backend", video_backend,
@@ -128,11 +139,12 @@ class LeRobotDataset(Dataset[Sample]):
         for name, value in of_lerobot.items():
             if name not in OF_RECORDING and name not in OF_LEROBOT:
                 raise TypeError(f"LeRobotDataset has no argument {name!r}")
-            _refuse(name in OF_LEROBOT and value is not None, name, value, OF_LEROBOT.get(name, ""))
+            usual, instead = OF_LEROBOT.get(name, (None, ""))
+            _refuse(name in OF_LEROBOT and value not in (None, usual), name, value, instead)
         self.repo_id = str(repo_id)
         self.image_transforms = image_transforms
         self._arguments = _Arguments(
-            find_root(repo_id, root),
+            find_root(repo_id, root, revision),
             None if episodes is None else [whole_number("episodes", e) for e in episodes],
             None if delta_timestamps is None else {key: list(times) for key, times in delta_timestamps.items()},
             tolerance_s,

@@ -1,6 +1,5 @@
 """The loader: wires order, plan, workers and batch memory; decides nothing else."""
 
-import importlib.util
 import logging
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,13 +9,16 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
+from gpuload.arguments import at_least, choose_device, finishing_device, refuse_foreign
 from gpuload.cores import usable_cores
+from gpuload.datasets import LeRobotDataset
 from gpuload.device.stream import receive
 from gpuload.errors import ConfigError, DatasetError, LoaderClosed, VideoError, WorkerDied
 from gpuload.pipeline.batch import Batch
 from gpuload.pipeline.prefetch import Prefetcher
 from gpuload.pipeline.route import Router
 from gpuload.pipeline.shaping import Shaping
+from gpuload.ranks import find_share, ranks_here
 from gpuload.schedule import Iteration, Schedule
 from gpuload.sources.base import SampleSource
 from gpuload.stats import LoaderStats
@@ -56,12 +58,15 @@ class Loader:
             parts depend on (seed, epoch, sample, camera) only.
         drop_last: leaves an incomplete last batch out.
         sampler: yields sample numbers, of all ranks, instead of ``shuffle``; iterated once an iteration. Its own
-            ``set_epoch`` is called by the loader's. To resume, it must give the same order again.
-        rank, world_size: this rank's share; every rank gets equally many batches. The last ones are made equally large
-            by repeating fewer than ``world_size`` samples; with one rank the last one is just smaller.
+            ``set_epoch`` is called by the loader's. To resume, it must give the same order again. One with
+            ``num_replicas``, as torch's ``DistributedSampler``, gives this rank's alone, and is shared no further.
+        rank, world_size: this rank's share; default: what ``torch.distributed`` says if it is initialized, else
+            the variables that torchrun and accelerate set; ``0, 1`` gives every rank all samples. Every rank gets
+            equally many batches. The last ones are made equally large by repeating fewer than ``world_size`` samples;
+            with one rank the last one is just smaller.
         lookahead: samples planned together; default 65,536.
-        num_threads: decode workers, each a process of its own; default: the cores this process may use. With several
-            ranks on one machine: cores / ranks.
+        num_threads: decode workers, each a process of its own; default: the cores this process may use, divided by
+            the ranks on this machine, where a launcher says how many (``LOCAL_WORLD_SIZE``).
         backend: ``"auto"`` takes for each stream what decodes it best on ``device`` (``stats.backends`` says what and
             why); ``"pyav"``, ``"torchcodec"`` or ``"dali"`` forces one.
         frame_cache_bytes: decoded pictures that wait for a later batch, 4 GiB.
@@ -98,26 +103,29 @@ class Loader:
         device_cache_bytes: int | None = None,
         shuffle_buffer_bytes: int = 4 << 30,
         on_error: Literal["raise", "skip"] = "raise",
+        **of_dataloader: object,
     ) -> None:
-        self.device = _device(device)
+        refuse_foreign(of_dataloader)
+        self.device = choose_device(device)
         if shuffle not in ORDERS:
             raise ConfigError(f"shuffle must be False, True, 'global' or 'block', got {shuffle!r}")
         if sampler is not None and shuffle:
             raise ConfigError("sampler and shuffle exclude each other: a sampler decides the order")
-        if (rank is None) != (world_size is None):
-            raise ConfigError(f"rank and world_size go together, got rank={rank}, world_size={world_size}")
-        self.rank, self.world_size = rank or 0, 1 if world_size is None else world_size
-        if not 0 <= self.rank < self.world_size:
-            raise ConfigError(f"rank must be in [0, world_size), got rank={rank}, world_size={world_size}")
+        self.rank, self.world_size = find_share(rank, world_size, is_dealt=getattr(sampler, "num_replicas", 1) > 1)
         if on_error not in ("raise", "skip"):
             raise ConfigError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         if on_error == "skip" and self.world_size > 1:
             raise ConfigError("on_error='skip' works on one rank only: ranks must get equally many batches")
         self.on_error = on_error
-        self.batch_size = _at_least(1, "batch_size", batch_size)
-        self.num_threads = _at_least(1, "num_threads", usable_cores() if num_threads is None else num_threads)
+        self.batch_size = at_least(1, "batch_size", batch_size)
+        threads = max(usable_cores() // ranks_here(), 1) if num_threads is None else num_threads
+        self.num_threads = at_least(1, "num_threads", threads)
         self.drop_last = drop_last
         self._source = _source_of(dataset)
+        self._image_transforms = getattr(dataset, "image_transforms", None)
+        if transform is not None and self._image_transforms is not None:
+            raise ConfigError("transform and the dataset's image_transforms exclude each other: keep one of them")
+        self._shaping = Shaping(self._source, transform, seed=int(seed))
         self._schedule = Schedule(
             self._source,
             "sampler" if sampler is not None else ORDERS[shuffle],
@@ -127,17 +135,14 @@ class Loader:
             rank=self.rank,
             world_size=self.world_size,
             drop_last=drop_last,
-            buffer_bytes=_at_least(1, "shuffle_buffer_bytes", shuffle_buffer_bytes),
+            buffer_bytes=at_least(1, "shuffle_buffer_bytes", shuffle_buffer_bytes),
+            draws=self._shaping.is_random,
         )
         self._delivered = [0, 0, 0]
         self._skipped = 0
         self._mixing = [0.0, 0.0]
         self._episode_starts = self._source.episode_starts()
         self._uniform: dict[int, float] = {}
-        self._image_transforms = getattr(dataset, "image_transforms", None)
-        if transform is not None and self._image_transforms is not None:
-            raise ConfigError("transform and the dataset's image_transforms exclude each other: keep one of them")
-        self._shaping = Shaping(self._source, transform, seed=int(seed))
         self._router = Router(self._source, device=self.device, backend=backend)
         self._prefetcher = Prefetcher(
             self._source,
@@ -145,12 +150,12 @@ class Loader:
             self._router,
             batch_size=batch_size,
             num_workers=self.num_threads,
-            lookahead=_at_least(1, "lookahead", DEFAULT_LOOKAHEAD if lookahead is None else lookahead),
-            frame_cache_bytes=_at_least(0, "frame_cache_bytes", frame_cache_bytes),
-            device_cache_bytes=_at_least(
+            lookahead=at_least(1, "lookahead", DEFAULT_LOOKAHEAD if lookahead is None else lookahead),
+            frame_cache_bytes=at_least(0, "frame_cache_bytes", frame_cache_bytes),
+            device_cache_bytes=at_least(
                 1, "device_cache_bytes", DEFAULT_DEVICE_CACHE if device_cache_bytes is None else device_cache_bytes
             ),
-            blob_cache_bytes=_at_least(1, "blob_cache_bytes", blob_cache_bytes),
+            blob_cache_bytes=at_least(1, "blob_cache_bytes", blob_cache_bytes),
             device=finishing_device(self.device),
         )
         self._running: Iteration | None = None
@@ -320,52 +325,14 @@ class _EpochIterator(Iterator[dict[str, Any]]):
             raise
 
 
-def finishing_device(device: torch.device) -> torch.device | None:
-    """Where batches are made from planes; None: decode processes write the slots themselves.
-
-    Raises:
-        ConfigError: the kernels cannot run there.
-    """
-    if device.type == "cpu":
-        return None
-    if importlib.util.find_spec("triton") is None:
-        raise ConfigError(
-            f"device {str(device)!r} needs triton for its kernels: pip install triton, or use device='cpu'"
-        )
-    return device
-
-
-def _device(device: str | torch.device) -> torch.device:
-    usable = torch.cuda.is_available()
-    if device == "auto":
-        device = "cuda" if usable else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:<n>', got {device!r}") from error
-    if chosen.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:<n>', got {str(device)!r}")
-    if chosen.type == "cpu":
-        return torch.device("cpu")
-    if not usable:
-        raise ConfigError(
-            f"device {str(device)!r} cannot be used: torch finds no usable GPU; `gpuload doctor` says why"
-        )
-    index = torch.cuda.current_device() if chosen.index is None else chosen.index
-    if index >= torch.cuda.device_count():
-        raise ConfigError(f"device 'cuda:{index}' is not there: torch finds {torch.cuda.device_count()} GPUs")
-    return torch.device("cuda", index)
-
-
 def _source_of(dataset: object) -> SampleSource:
     source = getattr(dataset, "source", None)
+    if isinstance(dataset, LeRobotDataset) and type(dataset).__getitem__ is not LeRobotDataset.__getitem__:
+        raise ConfigError(
+            f"{type(dataset).__qualname__} has a __getitem__ of its own, which a Loader does not call: change batches "
+            "in the loop and give it a gpuload.LeRobotDataset, or iterate yours with torch's DataLoader"
+        )
     if source is None:
         what = f"{type(dataset).__module__}.{type(dataset).__qualname__}"
         raise ConfigError(f"a Loader takes a gpuload.LeRobotDataset, got {what}; open the same folder with that")
     return source  # type: ignore[no-any-return]  # whoever has one has a SampleSource
-
-
-def _at_least(least: int, name: str, value: int) -> int:
-    if value < least:
-        raise ConfigError(f"{name} must be at least {least}, got {value}")
-    return value

@@ -11,6 +11,7 @@ from gpuload.errors import ConfigError, DatasetError
 from gpuload.sources.lerobot_episodes import EpisodeRows
 from gpuload.sources.lerobot_files import Stats, read_stats
 from gpuload.sources.lerobot_meta import Meta, Placement, place
+from gpuload.sources.lerobot_rows import LANGUAGE
 
 
 class LeRobotMeta:
@@ -150,6 +151,11 @@ class LeRobotMeta:
     def episodes(self) -> EpisodeRows:
         """As LeRobot's: ``meta.episodes["dataset_from_index"]``, ``meta.episodes[3]["tasks"]``."""
         return EpisodeRows(self._meta.every)
+
+    @property
+    def has_language_columns(self) -> bool:
+        """Whether rows carry annotations; LeRobot's train script chooses its ``collate_fn`` by it."""
+        return any(f.dtype == LANGUAGE for f in self._meta.info.features.values())
 
     @property
     def total_frames(self) -> int:

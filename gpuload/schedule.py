@@ -49,11 +49,16 @@ class Schedule:
         world_size: int,
         drop_last: bool,
         buffer_bytes: int,
+        draws: bool = False,
     ) -> None:
-        """``kind``: ``sequential``, ``global``, ``block`` or ``sampler``; ``buffer_bytes``: of block shuffle."""
+        """``kind``: ``sequential``, ``global``, ``block`` or ``sampler``; ``buffer_bytes``: of block shuffle;
+        ``draws``: the epoch decides more than the order."""
         self._source, self._kind, self._seed, self._sampler = source, kind, seed, sampler
         self._batch_size, self._rank, self._world_size, self._drop_last = batch_size, rank, world_size, drop_last
         self._buffer_bytes = buffer_bytes
+        self._of_epoch = ["order"] if kind in ("global", "block") else []
+        """What another epoch would have otherwise."""
+        self._of_epoch += ["random crops and flips"] if draws else []
         self._epoch = 0
         self._resume_at, self._position = 0, 0
         """Positions of the epoch's order: where an iteration begins, and what has been delivered."""
@@ -84,11 +89,12 @@ class Schedule:
         order, start = self._epoch_order(), self._resume_at
         if self._sampler is not None:
             self._check_sampler(order, start)
-        elif self._kind != "sequential" and start == 0 and self._epoch == self._played:
+        if self._of_epoch and start == 0 and self._epoch == self._played:
             self._played, self._has_warned = None, True
             logger.warning(
-                "epoch %d is played a second time, in the same order: call loader.set_epoch(epoch) before each epoch",
+                "epoch %d is played a second time, with the same %s: call loader.set_epoch(epoch) before each epoch",
                 self._epoch,
+                " and ".join(self._of_epoch),
             )
         batch_size, rank, world_size = self._batch_size, self._rank, self._world_size
 

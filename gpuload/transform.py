@@ -90,6 +90,11 @@ class Transform:
                     "normalize gives fractions and negative values: uint8 cannot hold them; leave dtype out"
                 )
 
+    @property
+    def is_random(self) -> bool:
+        """Whether it draws anything."""
+        return 0 < self.flip < 1 or (isinstance(self.crop, Crop) and self.crop.at == "random")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SlotForm:

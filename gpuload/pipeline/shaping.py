@@ -39,6 +39,8 @@ class Shaping:
             )
             for f in self._fields
         )
+        self.is_random = any(t is not None and t.is_random for t in self._transforms.values())
+        """Whether a sample may look otherwise in another epoch."""
         self._try_images(source)
 
     def views(self, samples: npt.NDArray[np.int64], epoch: int) -> npt.NDArray[np.int64]:

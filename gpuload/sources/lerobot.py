@@ -54,7 +54,7 @@ class LeRobotSource:
         features = self.meta.info.features
         self._tolerance_s = tolerance_s
         self._cache_dir = cache_dir
-        self._rows: RowTable = read_rows(self.meta)
+        self._rows: RowTable = read_rows(self.meta, cache_dir=cache_dir)
         self._starts = self._rows.starts
         numbers, images, fps = self._rows.numbers, self._rows.images, self.meta.info.fps
         windowed = [key for key, f in features.items() if f.is_video or key in numbers or key in images]

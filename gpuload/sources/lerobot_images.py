@@ -2,23 +2,20 @@
 
 import io
 import os
-import threading
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import ExifTags, Image, ImageOps
 
+from gpuload.cores import usable_cores
 from gpuload.errors import DatasetError
+from gpuload.sources.lerobot_cells import ImageCells
 from gpuload.sources.lerobot_meta import format_path, inside
-
-_CACHE_BYTES = 128 << 20
-"""Compressed pictures kept: reading one means reading its row group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +37,8 @@ def _row_of(data: object, path: object) -> _Row:
     return _Row(data, path)
 
 
-class _Held:
-    """Row groups of one process, by file and group, the latest last."""
-
-    def __init__(self) -> None:
-        self.pid, self.lock = os.getpid(), threading.Lock()
-        self.groups: OrderedDict[tuple[int, int], list[_Row]] = OrderedDict()
-        self.num_bytes = 0
-
-
 class ImageColumn:
-    """One image feature of all rows. Safe between threads; row groups are read when asked for, the latest are kept."""
+    """One image feature of all rows. Safe between threads and in forks."""
 
     def __init__(
         self,
@@ -61,11 +49,13 @@ class ImageColumn:
         order: npt.NDArray[np.int64] | None,
         template: str | None,
         numbers: Mapping[str, npt.NDArray[np.generic]],
+        cache_dir: Path | None,
     ) -> None:
         self._root, self._key, self._files, self._template = root, key, files, template
         self._file_starts, self._order, self._numbers = file_starts, order, numbers
-        self._group_starts: dict[int, npt.NDArray[np.int64]] = {}
-        self._held = _Held()
+        self._cells = ImageCells(files, key, cache_dir)
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+        """Of the process with that number: threads do not survive a fork."""
 
     def read(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
         """``[n, C, H, W]`` of rows int64 ``[n]``: uint8 for 8-bit pictures, uint16, int32 or float32 for deeper ones.
@@ -73,10 +63,8 @@ class ImageColumn:
         Raises:
             DatasetError: a picture is missing, damaged, or of another size than the first.
         """
-        decoded: dict[int, npt.NDArray[np.generic]] = {}
-        for row in rows.tolist():
-            if row not in decoded:
-                decoded[row] = self._decode(row)
+        distinct = list(dict.fromkeys(rows.tolist()))
+        decoded = dict(zip(distinct, self._map(distinct), strict=True))
         pictures = [decoded[row] for row in rows.tolist()]
         for row, picture in decoded.items():
             if picture.shape != pictures[0].shape or picture.dtype != pictures[0].dtype:
@@ -85,6 +73,14 @@ class ImageColumn:
                     f"{pictures[0].dtype} {pictures[0].shape}; they cannot share a batch"
                 )
         return np.stack(pictures)
+
+    def _map(self, rows: list[int]) -> Iterable[npt.NDArray[np.generic]]:
+        """Side by side: Pillow lets go of Python's lock while it unpacks."""
+        if len(rows) == 1 or usable_cores() == 1:
+            return map(self._decode, rows)
+        if self._pool is None or self._pool[0] != os.getpid():
+            self._pool = os.getpid(), ThreadPoolExecutor(usable_cores(), "gpuload-images")
+        return self._pool[1].map(self._decode, rows)
 
     def _decode(self, row: int) -> npt.NDArray[np.generic]:
         physical = row if self._order is None else int(self._order[row])
@@ -117,37 +113,12 @@ class ImageColumn:
         )
 
     def _stored(self, file: int, row: int) -> _Row:
-        held = self._held
-        if held.pid != os.getpid():  # a parent's thread may have held the lock, and been at the groups, at the fork
-            held = self._held = _Held()
-        with held.lock:
-            path = self._files[file]
-            try:
-                if file not in self._group_starts:
-                    about = pq.read_metadata(path)
-                    sizes = [about.row_group(i).num_rows for i in range(about.num_row_groups)]
-                    self._group_starts[file] = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-                starts = self._group_starts[file]
-                group = int(np.searchsorted(starts, row, side="right")) - 1
-                if (file, group) not in held.groups:
-                    self._keep(held, file, group)
-            except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-                raise DatasetError(
-                    f"{path}: image feature {self._key!r} cannot be read ({error}); download the file again"
-                ) from error
-            held.groups.move_to_end((file, group))
-            return held.groups[file, group][row - int(starts[group])]
-
-    def _keep(self, held: "_Held", file: int, group: int) -> None:
-        column = pq.ParquetFile(self._files[file], memory_map=True).read_row_group(group, columns=[self._key])[
-            self._key
-        ]
-        rows = [_row(value) for value in column.to_pylist()]
-        held.groups[file, group] = rows
-        held.num_bytes += sum(len(row.data or b"") for row in rows)
-        while held.num_bytes > _CACHE_BYTES and len(held.groups) > 1:
-            _, gone = held.groups.popitem(last=False)
-            held.num_bytes -= sum(len(row.data or b"") for row in gone)
+        try:
+            return _row(self._cells.cell(file, row))
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise DatasetError(
+                f"{self._files[file]}: image feature {self._key!r} cannot be read ({error}); download the file again"
+            ) from error
 
 
 def _pixels(data: bytes) -> npt.NDArray[np.generic]:

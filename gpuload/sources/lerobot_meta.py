@@ -249,8 +249,12 @@ def path_v3(root: Path, template: str, chunk: int, file: int, *, key: str | None
 
 def _place_v2(root: Path, info: Info, table: EpisodeTable, key: str | None) -> Placement:
     template = info.data_path if key is None else info.video_path
-    files = tuple(path_v2(root, template, e, chunks_size=info.chunks_size, key=key) for e in table.index.tolist())
-    return Placement(files, np.arange(len(files), dtype=np.int32), np.zeros(len(files)))
+    recorded = table.length > 0  # a recording that was broken off at once has no files
+    numbers = table.index[recorded].tolist()
+    files = tuple(path_v2(root, template, e, chunks_size=info.chunks_size, key=key) for e in numbers)
+    file = np.full(len(recorded), -1, np.int32)
+    file[recorded] = np.arange(len(files))
+    return Placement(files, file, np.zeros(len(file)))
 
 
 def path_v2(root: Path, template: str, episode: int, *, chunks_size: int, key: str | None) -> str:

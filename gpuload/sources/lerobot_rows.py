@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 LANGUAGE = "language"
 """LeRobot's dtype of annotations: a list of structs a row."""
-_NEEDED = {"timestamp": "float32", "episode_index": "int64", "task_index": "int64"}
+NEEDED = {"timestamp": "float32", "episode_index": "int64", "task_index": "int64"}
 """Columns that samples need even where info.json does not list them."""
 _USUAL = {"frame_index": "int64", "index": "int64"}
 """Those that samples have where the files have them."""
@@ -44,14 +44,16 @@ class RowTable:
         return int(self.starts[-1])
 
 
-def read_rows(meta: Meta) -> RowTable:
+def read_rows(meta: Meta, *, cache_dir: Path | None = None) -> RowTable:
     """Read every column that is no video. Row counts come from the rows, never from info.json's totals.
+
+    ``cache_dir``: where copies of image columns are kept.
 
     Raises:
         DatasetError: a file or column is missing, damaged, ragged or contradicts the episodes.
     """
     features = {key: f for key, f in meta.info.features.items() if not f.is_video and _is_readable(f, meta.root)}
-    for key, dtype in _NEEDED.items():
+    for key, dtype in NEEDED.items():
         features.setdefault(key, Feature(key, dtype, (1,), (), {}))
     files, tables = _read_files(meta, [key for key, f in features.items() if not f.is_image])
     for key, dtype in _USUAL.items():
@@ -80,7 +82,7 @@ def read_rows(meta: Meta) -> RowTable:
             numbers[key] = _ordered(_numbers(files, tables, features[key]), order)
     file_starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     images = {
-        key: ImageColumn(meta.root, key, tuple(files), file_starts, order, meta.info.image_path, numbers)
+        key: ImageColumn(meta.root, key, tuple(files), file_starts, order, meta.info.image_path, numbers, cache_dir)
         for key, f in features.items()
         if f.is_image
     }
@@ -125,8 +127,8 @@ def _read_files(meta: Meta, columns: list[str]) -> tuple[list[Path], list[pa.Tab
         place = _file_of(meta, int(np.searchsorted(meta.episodes.index, first)))
         what = "holds no" if place.exists() else "is missing, and it should hold the"
         raise DatasetError(
-            f"{place} {what} rows of episode {first}, nor does another file of {meta.root / 'data'}; "
-            "download the dataset again"
+            f"{place} {what} rows of episode {first}, nor does another file of {meta.root / 'data'} ({len(missing)} "
+            "episodes have none); download the dataset again, or leave them out with episodes=[…]"
         )
     if not files:
         raise DatasetError(f"{meta.root / 'data'}: no episode has rows; record or download some")
@@ -148,7 +150,8 @@ def _read_columns(path: Path, columns: list[str]) -> pa.Table:
     table = read_parquet(path, list(dict.fromkeys([*columns, *_USUAL])))
     absent = sorted(set(columns) - set(table.column_names))
     if absent:
-        raise DatasetError(f"{path}: feature {absent[0]!r} of info.json has no column; correct info.json or the file")
+        why = "samples need it" if absent[0] in NEEDED else "remove it from the features in meta/info.json"
+        raise DatasetError(f"{path}: column {absent[0]!r} is missing; fetch the file again ({why})")
     return table
 
 
@@ -168,9 +171,9 @@ def _row_order(
     if len(wrong):
         e = int(wrong[0])
         raise DatasetError(
-            f"{_file_of(meta, e)}: episode {wanted[e]} has {count[e]} rows, "
-            f"its metadata says {meta.episodes.length[e]}; "
-            "download the dataset again"
+            f"{_file_of(meta, e)}: episode {wanted[e]} has {count[e]} rows, its metadata says "
+            f"{meta.episodes.length[e]} ({len(wrong)} such episodes); download the dataset again, or leave them out "
+            "with episodes=[…]"
         )
     if "frame_index" not in features:
         frame = np.zeros(len(episode), dtype=np.int64)

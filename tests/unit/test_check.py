@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from gpuload.check import check_dataset
@@ -156,7 +157,8 @@ def test_an_index_that_jumps_is_found(root: Path) -> None:
     index = np.arange(60)
     index[33] = 99
     set_column(root / DATA, "index", index)
-    only(check_dataset(root), DATA, "episode 1", "index is 99", "33")
+    assert only(check_dataset(root), DATA, "episode 1", "index is 99", "33").severity == "warning"
+    assert len(LeRobotDataset(root)) == 60
 
 
 def test_a_path_template_that_leaves_the_dataset_is_refused(root: Path) -> None:
@@ -309,6 +311,45 @@ def test_what_is_read_all_the_same_is_no_error(root: Path) -> None:
     about = json.dumps({"index_columns": ["words"], "columns": []})
     pq.write_table(named.replace_schema_metadata({"pandas": about}), root / "meta/tasks.parquet")
     assert [finding for finding in check_dataset(root) if finding.severity == "error"] == []
+
+
+def test_rows_that_training_takes_are_no_error(root: Path) -> None:
+    """Annotations, of which a row has none or several; gaps in numbers; columns that info.json does not list."""
+    edit_info(root, lambda info: info["features"].update(language_events={"dtype": "language", "shape": [1]}))
+    edit_info(root, lambda info: info["features"].update(wide={"dtype": "float32", "shape": [2]}))
+    data = pq.read_table(root / DATA)
+    said = pa.array([[{"text": "go"}] * (i % 3) for i in range(60)])
+    data = data.append_column("language_events", said)
+    data = data.append_column("wide", pa.array([[1.0, 2.0]] * 60, pa.large_list(pa.float32())))
+    data = data.append_column("unlisted", pa.array([None, 1] * 30, pa.int64()))
+    pq.write_table(data, root / DATA)
+    assert check_dataset(root) == ()
+    assert LeRobotDataset(root)[2]["wide"].tolist() == [1.0, 2.0]
+    edit_info(root, lambda info: info["features"].update(reward={"dtype": "float32", "shape": [1]}))
+    pq.write_table(data.append_column("reward", pa.array([None, 1.0] * 30, pa.float32())), root / DATA)
+    assert only(check_dataset(root), DATA, "reward", "30 empty").severity == "warning"
+    assert LeRobotDataset(root)[0]["reward"].isnan()
+
+
+@pytest.mark.parametrize("column", ["timestamp", "task_index"])
+def test_a_column_that_samples_need_is_missed(root: Path, column: str) -> None:
+    edit_info(root, lambda info: info["features"].pop(column))
+    pq.write_table(pq.read_table(root / DATA).drop_columns([column]), root / DATA)
+    assert only(check_dataset(root), DATA, column).severity == "error"
+    with pytest.raises(DatasetError, match=f"column '{column}' is missing.*samples need it"):
+        LeRobotDataset(root)
+
+
+def test_an_episode_that_was_broken_off_at_once_needs_no_files(sound: Path, tmp_path: Path) -> None:
+    root = write_older(sound, tmp_path / "older", version="v2.1")
+    with (root / "meta/episodes.jsonl").open("a") as file:
+        file.write('\n{"episode_index": 3, "tasks": [], "length": 0}\n')
+    edit_info(root, lambda info: info.update(total_episodes=4))
+    assert check_dataset(root) == ()
+    dataset = LeRobotDataset(root)
+    assert len(dataset) == 60
+    assert dataset.meta.total_episodes == 4
+    assert torch.equal(dataset[59][CAMERA], LeRobotDataset(sound)[59][CAMERA])
 
 
 @pytest.mark.parametrize("version", ["v2.0", "v2.1"])

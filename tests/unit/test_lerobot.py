@@ -279,10 +279,10 @@ def test_an_older_layout_gives_the_same_rows(pristine: Path, tmp_path: Path, ver
         ({"episodes": []}, "no episode"),
         ({"tolerance_s": -1e-4}, "tolerance_s"),
         ({"video_keys": ["front"]}, "front"),
-        ({"revision": "v1"}, "revision"),
         ({"force_cache_sync": True}, "force_cache_sync"),
         ({"video_backend": "opencv"}, "video_backend"),
         ({"depth_output_unit": "m"}, "depth_output_unit"),
+        ({"repo_type": "bucket"}, "repo_type"),
         ({"episodes": [1.9]}, r"episodes.*1\.9"),
         ({"episodes": ["1"]}, "episodes.*'1'"),
         ({"episodes": [True]}, "episodes.*True"),
@@ -297,7 +297,18 @@ def test_arguments_that_cannot_be_used_are_refused_by_name(pristine: Path, argum
 def test_arguments_that_change_nothing_are_taken(pristine: Path) -> None:
     plain = LeRobotDataset(pristine)[3]
     other = LeRobotDataset(
-        "me/mine", pristine, revision="v3.0", video_backend="video_reader", batch_encoding_size=4, vcodec="h264"
+        "me/mine",
+        pristine,
+        revision="v3.0",
+        video_backend="video_reader",
+        batch_encoding_size=4,
+        vcodec="h264",
+        depth_output_unit="mm",  # what LeRobot 0.6's make_dataset passes, whatever the dataset
+        repo_type="dataset",
+        local_episode_loading=False,
+        token=None,
+        rgb_encoder=None,
+        depth_encoder=None,
     )[3]
     assert plain.keys() == other.keys()
     assert torch.equal(tensor(plain[TOP]), tensor(other[TOP]))

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Subset
 
 from gpuload.datasets import LeRobotDataset
 from gpuload.errors import ConfigError, DatasetError, FrameNotFound
+from gpuload.loader import Loader
 from tests.lerobot_sets import EPISODES, FRAMES, TOP, add_feature, edit_table, replace
 from tests.older import write_older
 
@@ -35,6 +36,19 @@ def test_a_class_made_from_it_decides_what_a_dataloader_gets(pristine: Path) -> 
     (batch,) = DataLoader(Subset(dataset, [3, 50]), batch_size=2)
     assert batch["reward"].tolist() == [3.0, 50.0]
     assert batch["index"].tolist() == [3, 50]
+
+
+def test_a_loader_refuses_a_class_whose_samples_it_would_not_give(pristine: Path) -> None:
+    with pytest.raises(ConfigError, match="Relabelled has a __getitem__ of its own"):
+        Loader(Relabelled(pristine, video_keys=[]), device="cpu")
+
+
+def test_what_people_bring_from_the_dataloader_is_translated(pristine: Path) -> None:
+    dataset = LeRobotDataset(pristine, video_keys=[])
+    with pytest.raises(ConfigError, match=r"num_workers is an argument of torch's DataLoader.*num_threads="):
+        Loader(dataset, 4, num_workers=8)
+    with pytest.raises(TypeError, match="no argument 'num_thread'"):
+        Loader(dataset, 4, num_thread=8)
 
 
 def test_what_it_was_opened_with_cannot_be_changed(pristine: Path) -> None:

@@ -24,7 +24,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> NumberedSource:
     return NumberedSource(tmp_path_factory.mktemp("schedule"), cameras=1)
 
 
-def schedule(source: Any, kind: str = "global", *, sampler: Any = None, rank: int = 0, ranks: int = 1) -> Schedule:
+def schedule(
+    source: Any, kind: str = "global", *, sampler: Any = None, rank: int = 0, ranks: int = 1, draws: bool = False
+) -> Schedule:
     return Schedule(
         source,
         kind if sampler is None else "sampler",
@@ -35,6 +37,7 @@ def schedule(source: Any, kind: str = "global", *, sampler: Any = None, rank: in
         world_size=ranks,
         drop_last=False,
         buffer_bytes=1 << 30,
+        draws=draws,
     )
 
 
@@ -157,6 +160,21 @@ def test_an_epoch_that_is_played_twice_is_told(source: NumberedSource, caplog: p
         play(plan)
         play(plan)
     assert "set_epoch" in caplog.text
+
+
+def test_random_pictures_that_repeat_are_told_whatever_the_order(
+    source: NumberedSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        for sampler in (None, Shuffled()):
+            plan = schedule(source, "sequential", sampler=sampler, draws=True)
+            play(plan)
+            plan.set_epoch(1)
+            play(plan)
+            assert not caplog.text
+            play(plan)
+            assert "with the same random crops and flips" in caplog.text
+            caplog.clear()
 
 
 # samplers ------------------------------------------------------------------------------------------------------------

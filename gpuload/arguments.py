@@ -1,0 +1,85 @@
+"""What a loader's arguments mean, and those that it does not have."""
+
+import importlib.util
+from collections.abc import Iterable
+
+import torch
+
+from gpuload.errors import ConfigError
+
+OF_DATALOADER = {
+    "num_workers": "num_threads= is how many processes decode, by default one for each core",
+    "pin_memory": "device='cuda' makes batches in the GPU's memory; those of device='cpu' are ordinary memory",
+    "collate_fn": "batches come stacked; change them in the loop",
+    "batch_sampler": "give a sampler= of samples and batch_size=",
+    "prefetch_factor": "two batches are always prepared; lookahead= is how many samples are planned together",
+    "persistent_workers": "decode processes live as long as the loader",
+    "worker_init_fn": "decode processes run none of your code",
+    "generator": "seed= decides the order",
+    "timeout": "a decode process that ends is replaced, and one that waits is waited for",
+    "multiprocessing_context": "decode processes are started afresh, never forked",
+    "in_order": "batches always come in order",
+    "pin_memory_device": "device= says where batches are",
+}
+"""What people bring from torch's DataLoader, and what there is instead."""
+
+
+def refuse_foreign(names: Iterable[str]) -> None:
+    """For arguments that a Loader does not have.
+
+    Raises:
+        ConfigError: one is torch's DataLoader's; says what there is instead. TypeError: nobody knows it.
+    """
+    for name in names:
+        if name not in OF_DATALOADER:
+            raise TypeError(f"Loader has no argument {name!r}")
+        raise ConfigError(f"{name} is an argument of torch's DataLoader, a Loader has none: {OF_DATALOADER[name]}")
+
+
+def at_least(least: int, name: str, value: int) -> int:
+    """``value``. Raises ConfigError: it is less than ``least``."""
+    if value < least:
+        raise ConfigError(f"{name} must be at least {least}, got {value}")
+    return value
+
+
+def finishing_device(device: torch.device) -> torch.device | None:
+    """Where batches are made from planes; None: decode processes write the slots themselves.
+
+    Raises:
+        ConfigError: the kernels cannot run there.
+    """
+    if device.type == "cpu":
+        return None
+    if importlib.util.find_spec("triton") is None:
+        raise ConfigError(
+            f"device {str(device)!r} needs triton for its kernels: pip install triton, or use device='cpu'"
+        )
+    return device
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """The device that is meant, CUDA with its number.
+
+    Raises:
+        ConfigError: it is unknown, or cannot be used here.
+    """
+    usable = torch.cuda.is_available()
+    if device == "auto":
+        device = "cuda" if usable else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:<n>', got {device!r}") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:<n>', got {str(device)!r}")
+    if chosen.type == "cpu":
+        return torch.device("cpu")
+    if not usable:
+        raise ConfigError(
+            f"device {str(device)!r} cannot be used: torch finds no usable GPU; `gpuload doctor` says why"
+        )
+    index = torch.cuda.current_device() if chosen.index is None else chosen.index
+    if index >= torch.cuda.device_count():
+        raise ConfigError(f"device 'cuda:{index}' is not there: torch finds {torch.cuda.device_count()} GPUs")
+    return torch.device("cuda", index)

@@ -1,0 +1,76 @@
+"""Which share of an epoch a process takes where nobody says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch.utils.data import DistributedSampler
+
+from gpuload import ConfigError, Loader
+from gpuload.cores import usable_cores
+from gpuload.ranks import find_share
+from tests.source import NumberedSource
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> NumberedSource:
+    return NumberedSource(tmp_path, episodes=1, cameras=1, frames=24, gop=12)
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_a_launcher_there_is_one_rank() -> None:
+    assert find_share(None, None) == (0, 1)
+
+
+def test_the_launchers_variables_count(source: NumberedSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert find_share(None, None) == (0, 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert find_share(None, None) == (1, 2)
+    assert find_share(0, 1) == (0, 1)
+    with Loader(source, 4, device="cpu") as loader:
+        assert (loader.rank, loader.world_size, len(loader)) == (1, 2, 3)
+        assert loader.num_threads == max(usable_cores() // 2, 1)
+        second = np.concatenate([batch["index"].numpy() for batch in loader])
+    with Loader(source, 4, device="cpu", rank=0, world_size=2) as loader:
+        first = np.concatenate([batch["index"].numpy() for batch in loader])
+    assert sorted([*first, *second]) == list(range(24))
+    with pytest.raises(ConfigError, match="one rank only"):
+        Loader(source, 4, device="cpu", on_error="skip")
+
+
+def test_a_process_group_counts_more() -> None:
+    code = (
+        "import os, torch.distributed as dist; from gpuload.ranks import find_share\n"
+        "os.environ.update(RANK='3', WORLD_SIZE='4')\n"
+        "dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)\n"
+        "print(find_share(None, None)); dist.destroy_process_group(); print(find_share(None, None))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["(0, 1)", "(3, 4)"]
+
+
+def test_a_sampler_that_deals_samples_out_is_shared_no_further(
+    source: NumberedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    sampler: DistributedSampler[int] = DistributedSampler(range(24), num_replicas=2, rank=1, shuffle=False)  # type: ignore[arg-type]  # anything with a length
+    with Loader(source, 4, device="cpu", sampler=sampler) as loader:
+        assert np.concatenate([batch["index"].numpy() for batch in loader]).tolist() == list(range(1, 24, 2))
+    with pytest.raises(ConfigError, match="one rank's samples already"):
+        Loader(source, 4, device="cpu", sampler=sampler, rank=1, world_size=2)
+
+
+@pytest.mark.parametrize(("rank", "world_size"), [(0, None), (None, 2), (2, 2), (-1, 2), (0, 0)])
+def test_shares_that_cannot_be_are_refused(rank: int | None, world_size: int | None) -> None:
+    with pytest.raises(ConfigError, match="rank"):
+        find_share(rank, world_size)
