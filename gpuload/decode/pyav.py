@@ -11,7 +11,7 @@ from av.video.frame import PictureType
 from gpuload.decode.base import Run, Stream, entry_point, failed
 from gpuload.decode.session import ENTERED, HARMLESS, MISS_REFERENCES, Session, open_session
 from gpuload.errors import DecodeError
-from gpuload.index.nal import CODECS, entry_of, is_reference, may_bring_sets
+from gpuload.index.nal import CODECS, entry_of, is_reference, is_sliced, may_bring_sets
 from gpuload.index.video import Color
 
 MAX_SESSIONS = 8
@@ -32,6 +32,8 @@ class PyavDecoder:
         self._sessions: OrderedDict[Key, Session] = OrderedDict()
         self._number = 0
         """Packet that was fed last."""
+        self._unsure = 0
+        """Packet up to which pictures that nobody wants may be damaged: the run did not begin with what they need."""
 
     def decode(self, stream: Stream, run: Run) -> Iterator[tuple[int, av.VideoFrame]]:
         """See ``Decoder.decode``."""
@@ -39,9 +41,17 @@ class PyavDecoder:
         missing, sets = set(run.wanted), point.sets if point is not None else ()
         entered = stream.codec == "h264" and point is not None and point.kind == "open"
         refused: DecodeError | None = None
+        # Of a picture in several slices a lost one is painted over, and a mark on that picture alone tells. It may be
+        # shown after pictures that refer to it: these wait until all has come out.
+        which = stream.extradata[run.entries[0] if run.entries else 0] if stream.extradata else b""
+        self._unsure = run.first + run.leading
+        if point is not None and point.kind not in ("clean", "open"):
+            self._unsure += len(run.packets)
+        waits = not stream.in_order and stream.codec in CODECS and is_sliced(stream.codec, which, run.packets[0])
         if not (entered and run.leading):
             try:
-                yield from self._decode(stream, run, missing, sets, None)
+                pictures = self._decode(stream, run, set(missing) if waits else missing, sets, None, drains=waits)
+                yield from list(pictures) if waits else pictures
                 return
             except FFmpegError as error:
                 refused = failed(stream, self._number, f"the decoder refused it ({error})")
@@ -49,7 +59,9 @@ class PyavDecoder:
                     raise refused from error
         # It stops at what a picture does not need, and at references that an open GOP gives up without having them.
         try:
-            yield from self._decode(stream, run, missing, sets, ENTERED if entered else HARMLESS, refused)
+            harmless = ENTERED if entered else HARMLESS
+            pictures = self._decode(stream, run, missing, sets, harmless, refused, drains=waits)
+            yield from list(pictures) if waits else pictures
         except FFmpegError as error:
             raise failed(stream, self._number, f"the decoder refused it ({error})") from error
 
@@ -61,9 +73,12 @@ class PyavDecoder:
         sets: Sets,
         harmless: re.Pattern[str] | None,
         refused: DecodeError | None = None,
+        *,
+        drains: bool = False,
     ) -> Iterator[tuple[int, av.VideoFrame]]:
         """Yields what is still missing. ``sets``: the first packet's; ``harmless``: complaints to pass over, None where
-        the decoder is to stop at any; ``refused``: why it did stop, which one of them must explain."""
+        the decoder is to stop at any; ``refused``: why it did stop, which one of them must explain; ``drains``: in the
+        end all that was fed is looked at."""
         entry = run.entries[0] if run.entries else 0
         extradata = stream.extradata[entry] if stream.extradata else b""
         kept = self._session(stream, entry, run.first, sets, harmless)
@@ -110,7 +125,7 @@ class PyavDecoder:
                         yield shown, frame
                 if number >= last or not missing:
                     break
-            if missing:
+            if missing or drains:
                 rest = kept.fed(stream, self._number, None)
                 _check_order(stream, fed, rest)
                 yield from self._shown(stream, run, rest, missing)
@@ -130,10 +145,10 @@ class PyavDecoder:
             number = frame.pts
             if number == run.first and frame.pict_type != PictureType.I and stream.codec not in MISS_REFERENCES:
                 raise failed(stream, number, "the file calls it a keyframe, but it is none")
+            if frame.is_corrupt and (number in missing or number is None or number > self._unsure):
+                raise failed(stream, number or run.first, "the picture is damaged")  # wanted or not: others refer to it
             if number is None or number not in missing:
                 continue
-            if frame.is_corrupt:
-                raise failed(stream, number, "the picture is damaged")
             missing.discard(number)
             yield number, frame
 

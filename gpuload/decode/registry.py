@@ -10,6 +10,7 @@ import av
 
 from gpuload.device.nvdec import CODECS, Nvdec, NvdecCaps, NvdecMissing, NvdecTable, probe_caps
 from gpuload.errors import ConfigError
+from gpuload.index.chroma import may_interlace
 from gpuload.index.video import VideoIndex
 from gpuload.store.one_run import unsupported
 
@@ -63,6 +64,8 @@ class StreamKind:
     """As in the codec's own standard (FFmpeg's AV_PROFILE)."""
     is_depth: bool = False
     """A map of distances: every bit of its luma counts."""
+    may_interlace: bool = False
+    """Pictures may be interlaced, which only the decoder's flag of each tells."""
     no_container: str = ""
     """Why its packets fit into no MP4 of their own, which torchcodec and DALI take; empty: they do."""
 
@@ -110,6 +113,7 @@ def kind_of(video: VideoIndex, *, is_depth: bool = False) -> StreamKind:
         height=video.height,
         profile=_profile_of(video.codec, video.extradata[0] if video.extradata else b""),
         is_depth=is_depth,
+        may_interlace=any(may_interlace(video.codec, extradata) for extradata in video.extradata or (b"",)),
         no_container=next(filter(None, (unsupported(video.codec, e) for e in video.extradata or (b"",))), ""),
     )
 
@@ -174,6 +178,8 @@ def _obstacle_of(backend: str, kind: StreamKind, where: str, machine: Machine) -
         return ""
     if kind.no_container:
         return f"{backend} takes packets in a container only, and {kind.no_container}"
+    if kind.may_interlace:
+        return f"its pictures may be interlaced, and {backend} does not tell which are"
     if backend == "torchcodec" and where == "cpu":
         return ""
     if backend == "dali" and kind.is_depth:

@@ -115,13 +115,15 @@ class PlanarScalers:
         self._scalers: dict[tuple[int, int, int, bool], PlanarScaler] = {}
 
     def of(self, picture: av.VideoFrame) -> PlanarScaler | None:
-        """None where PyAV's reformatter has to do it: not 8-bit 4:2:0, an odd size, or no library to call.
+        """None where PyAV's reformatter has to do it: not 8-bit 4:2:0, an odd size, interlaced, or no library to call.
 
         Only the unscaled 4:2:0 path is taken from here: it takes the nearest chroma sample, so that the chroma
         location, which PyAV does not show, decides nothing.
         """
         name = picture.format.name
         if name not in ("yuv420p", "yuvj420p") or picture.width % WIDTH_MULTIPLE or picture.height % 2:
+            return None
+        if picture.interlaced_frame:  # swscale's newer interface, PyAV's, takes such a picture's fields one by one
             return None
         full = name == "yuvj420p" or int(picture.color_range) == FULL_RANGE
         key = picture.width, picture.height, int(picture.colorspace), full

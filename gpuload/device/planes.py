@@ -93,7 +93,15 @@ def lines_of(picture: av.VideoFrame) -> list[npt.NDArray[np.uint8]]:
 
 
 def form_of(picture: av.VideoFrame, *, pixel_format: str, rotation: int, chroma_location: int) -> PictureForm:
-    """What a picture's samples mean, when it has crossed as ``pixel_format``."""
+    """What a picture's samples mean, when it has crossed as ``pixel_format``.
+
+    Raises:
+        DecodeError: its chroma belongs to fields, which the kernels do not know.
+    """
+    if picture.interlaced_frame and pixel_format != PACKED:
+        rows = {height for height, _ in plane_shapes(pixel_format, picture.width, picture.height)}
+        if len(rows) > 1:
+            raise DecodeError("the picture is interlaced, which is decoded for device='cpu' only")
     return PictureForm(
         pixel_format=pixel_format,
         width=picture.width,

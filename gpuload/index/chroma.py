@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 
-from gpuload.index.sps import h264_location, hevc_location
+from gpuload.index.sps import h264_sps, hevc_location
 
 _START_CODES = (b"\0\0\1", b"\0\0\0\1")
 _H264_SPS, _HEVC_SPS = 7, 33
 _AV1 = {1: 1, 2: 3}
+_INTERLACED = frozenset({"mpeg2video", "mpeg4", "vc1"})
+"""Codecs whose streams say picture by picture."""
 
 
 def chroma_location(codec: str, extradata: bytes) -> int:
@@ -18,7 +20,7 @@ def chroma_location(codec: str, extradata: bytes) -> int:
     try:
         match codec:
             case "h264":
-                return h264_location(_parameter_set(_h264_units(extradata), _H264_SPS))
+                return h264_sps(_parameter_set(_h264_units(extradata), _H264_SPS)).chroma_location
             case "hevc":
                 return hevc_location(_parameter_set(_hevc_units(extradata), _HEVC_SPS))
             case "av1":
@@ -28,6 +30,16 @@ def chroma_location(codec: str, extradata: bytes) -> int:
     except (EOFError, ValueError):  # truncated or damaged: whoever decodes it will say so
         pass
     return 0
+
+
+def may_interlace(codec: str, extradata: bytes) -> bool:
+    """Whether pictures may be interlaced: their chroma rows then belong to fields. Never raises."""
+    if codec == "h264":
+        try:
+            return h264_sps(_parameter_set(_h264_units(extradata), _H264_SPS)).may_interlace
+        except (EOFError, ValueError):  # its sets are in the packets: nearly all such streams are progressive
+            return False
+    return codec in _INTERLACED
 
 
 def _parameter_set(units: Iterator[bytes], kind: int) -> bytes:

@@ -63,6 +63,17 @@ def may_bring_sets(codec: str, extradata: bytes, packet: bytes | memoryview) -> 
     return first >> 1 & 63 >= 32 if codec == "hevc" else first & 31 > _H264_IDR
 
 
+def is_sliced(codec: str, extradata: bytes, packet: bytes | memoryview) -> bool:
+    """Whether a packet holds more than one slice."""
+    last = _H264_IDR if codec == "h264" else 31
+    slices = 0
+    for unit in units_of(codec, extradata, packet):
+        if len(unit):
+            number = unit[0] & 31 if codec == "h264" else unit[0] >> 1 & 63
+            slices += number <= last and not (codec == "h264" and not number)
+    return slices > 1
+
+
 def is_reference(extradata: bytes, packet: bytes | memoryview) -> bool:
     """Whether other pictures may refer to that of an H.264 packet (``nal_ref_idc`` of its first slice)."""
     slices = (u for u in units_of("h264", extradata, packet) if len(u) and 1 <= u[0] & 31 <= _H264_IDR)
@@ -108,7 +119,10 @@ def _is_intra(header: bytes) -> bool:
 
 
 def _recovery_frames(payload: bytes) -> int | None:
-    """``recovery_frame_cnt`` of an SEI unit (ITU-T H.264 7.3.2.3.1, D.1.8); None: it is another message, or damaged."""
+    """``recovery_frame_cnt`` of an SEI unit (ITU-T H.264 7.3.2.3.1, D.1.8); None: it is another message, or damaged.
+
+    At least 1 where pictures behind it are only about right (``exact_match_flag`` 0).
+    """
     data, offset = payload.replace(b"\0\0\3", b"\0\0"), 0
     while offset + 2 < len(data):
         values = []
@@ -123,7 +137,9 @@ def _recovery_frames(payload: bytes) -> int | None:
         kind, size = values
         if kind == _RECOVERY_POINT:
             try:
-                return Bits(data[offset : offset + size]).ue()
+                bits = Bits(data[offset : offset + size])
+                count = bits.ue()
+                return count if bits.u(1) else max(count, 1)
             except (EOFError, ValueError):
                 return None
         offset += size

@@ -1,13 +1,24 @@
 """Chroma location in the sequence parameter sets of H.264 and HEVC: everything in front of it has to be parsed."""
 
+from typing import NamedTuple
+
 from gpuload.index.bits import Bits, at_most
 
 _HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
 _EXTENDED_SAR = 255
 
 
-def h264_location(payload: bytes) -> int:
-    """AVChromaLocation of a ``seq_parameter_set_data`` (ITU-T H.264 7.3.2.1.1), its emulation prevention removed.
+class H264Sps(NamedTuple):
+    """What is read of a ``seq_parameter_set_data`` (ITU-T H.264 7.3.2.1.1)."""
+
+    may_interlace: bool
+    """``frame_mbs_only_flag`` is 0: pictures may be fields, or be coded in fields."""
+    chroma_location: int
+    """AVChromaLocation; 0: it does not say."""
+
+
+def h264_sps(payload: bytes) -> H264Sps:
+    """``payload``: of the NAL unit, its emulation prevention removed.
 
     Raises:
         EOFError, ValueError: it is truncated or damaged.
@@ -36,12 +47,12 @@ def h264_location(payload: bytes) -> int:
     bits.ue()  # max_num_ref_frames
     bits.u(1)
     bits.skip_ue(2)  # size in macroblocks
-    if not bits.u(1):  # frame_mbs_only_flag
-        bits.u(1)
+    may_interlace = not bits.u(1)  # frame_mbs_only_flag
+    bits.u(may_interlace)
     bits.u(1)
     if bits.u(1):  # frame_cropping_flag
         bits.skip_ue(4)
-    return _vui_location(bits) if bits.u(1) else 0
+    return H264Sps(may_interlace, _vui_location(bits) if bits.u(1) else 0)
 
 
 def hevc_location(payload: bytes) -> int:

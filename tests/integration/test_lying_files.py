@@ -13,7 +13,10 @@ import pytest
 from av.video.frame import PictureType
 
 from gpuload import Loader
-from gpuload.errors import DecodeError, GpuloadError, VideoError
+from gpuload.decode.registry import Machine, choose, kind_of
+from gpuload.device.nvdec import NvdecMissing
+from gpuload.device.planes import form_of
+from gpuload.errors import ConfigError, DecodeError, GpuloadError, VideoError
 from gpuload.index.load import load_index
 from gpuload.index.nal import entry_of, units_of
 from gpuload.video import Video
@@ -358,3 +361,79 @@ def test_damage_is_heard_in_every_thread(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(refused, range(40)))
     assert av.logging.get_level() is None
+
+
+def test_interlaced_pictures(tmp_path: Path) -> None:
+    """swscale converts the fields of such a picture one by one: a row's chroma is that of its own field."""
+    path = tmp_path / "v.mp4"
+    rows, columns = np.mgrid[:96, :128]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"g": "8", "x264-params": "interlaced=1:tff=1"})
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for number in range(20):
+            waves = [128 + 100 * np.sin((rows + columns * k / 5 + number) / (k + 2)) for k in (1, 2, 3)]
+            picture = av.VideoFrame.from_ndarray(np.stack(waves, -1).astype(np.uint8), format="rgb24")
+            container.mux(stream.encode(picture.reformat(format="yuv420p")))
+        container.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        assert next(container.decode(video=0)).interlaced_frame
+    assert_all_frames_exact(path)
+    kind = kind_of(load_index(path))
+    assert kind.may_interlace
+    assert not kind_of(load_index(make_video(tmp_path / "plain.mp4"))).may_interlace
+    machine = Machine({"torchcodec": ""}, NvdecMissing("no device", "device is cpu"))
+    with pytest.raises(ConfigError, match="may be interlaced"):
+        choose(kind, device="cpu", backend="torchcodec", machine=machine)
+    with av.open(str(path)) as container, pytest.raises(DecodeError, match="interlaced"):
+        form_of(next(container.decode(video=0)), pixel_format="yuv420p", rotation=0, chroma_location=0)
+
+
+@pytest.mark.parametrize("bframes", [0, 3])
+def test_a_picture_that_refers_to_one_with_a_lost_slice_is_an_error(tmp_path: Path, bframes: int) -> None:
+    params = f"slices=4:bframes={bframes}:b-pyramid=none:scenecut=0"
+    path = make_video(tmp_path / "v.mp4", gop=30, frames=30, options={"x264-params": params})
+    video = load_index(path)
+    wanted = decode_all(path)
+    # The first P-frame behind the keyframe; with B-frames it is shown after those that refer to it.
+    number = 1
+    begin, size = int(video.pos[number]), int(video.size[number])
+
+    def lose(data: bytearray) -> None:
+        offset = begin
+        slices = []
+        while offset < begin + size:
+            if data[offset + 4] & 31 in (1, 5):
+                slices.append(offset + 4)
+            offset += 4 + int.from_bytes(data[offset : offset + 4], "big")
+        assert len(slices) == 4
+        data[slices[1]] = 12  # filler
+
+    damaged = Video(patched(path, lose))
+    shown = int(np.flatnonzero(video.frame_packet == number)[0])
+    with pytest.raises(DecodeError):
+        damaged.frames([shown])
+    for frame in range(1, 8):
+        if video.frame_packet[frame] >= number:
+            with pytest.raises(DecodeError):
+                damaged.frames([frame])
+    assert np.array_equal(damaged.frames([0])[0].numpy(), wanted[0])
+
+
+def test_an_access_point_that_is_only_about_right_is_not_begun_at(tmp_path: Path) -> None:
+    plain = tmp_path / "plain.mp4"
+    with av.open(str(plain), "w") as container:
+        params = "ref=2:bframes=0:weightp=0:keyint=250:min-keyint=250:scenecut=40"
+        stream = container.add_stream("libx264", rate=30, options={"x264-params": params})
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for number, picture in enumerate(halves(40)):
+            frame = av.VideoFrame.from_ndarray(picture, format="gray").reformat(format="yuv420p")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    about = bytes.fromhex("00000005 06 06 01 84 80")  # recovery point: 0 frames, exact_match_flag 0, no broken link
+
+    def mark(number: int, data: bytes, key: bool) -> tuple[bytes, bool]:
+        return (about + data if number == 10 else data), key or number == 10
+
+    path = remuxed(plain, tmp_path / "v.mp4", mark)
+    assert_all_frames_exact(path)
