@@ -9,7 +9,7 @@ from av.error import FFmpegError
 from av.video.frame import PictureType
 
 from gpuload.decode.base import Run, Stream, entry_point, failed
-from gpuload.decode.session import ENTERED, HARMLESS, MISS_REFERENCES, Session, open_session
+from gpuload.decode.session import ENTERED, HARMLESS, MISS_REFERENCES, Session, open_session, told_size
 from gpuload.errors import DecodeError
 from gpuload.index.nal import CODECS, entry_of, is_reference, is_sliced, may_bring_sets
 from gpuload.index.video import Color
@@ -156,8 +156,7 @@ class PyavDecoder:
         self, stream: Stream, entry: int, packet: int, sets: Sets, harmless: re.Pattern[str] | None
     ) -> Session:
         extradata = stream.extradata[entry] if stream.extradata else b""
-        size = (0, 0) if stream.codec in MISS_REFERENCES else (stream.width, stream.height)  # the container tells it
-        key = (stream.codec, extradata, stream.color, size, harmless)
+        key = (stream.codec, extradata, stream.color, told_size(stream), harmless)
         kept = self._sessions.get(key)
         if kept is None or (kept.sets and kept.sets != sets):  # what packets brought would stay for others
             kept = self._sessions[key] = open_session(stream, extradata, packet, harmless)

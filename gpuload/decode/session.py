@@ -57,6 +57,13 @@ class Session:
             return []  # it lacks its references
 
 
+def told_size(stream: Stream) -> tuple[int, int]:
+    """The container's size, where decoders heed it: FFV1, say, has no other, and FFmpeg's H.264 decoder cuts by it what
+    rounding to macroblocks has added; else zeros."""
+    heeded = stream.codec == "h264" or stream.codec not in MISS_REFERENCES
+    return (stream.width, stream.height) if heeded else (0, 0)
+
+
 def open_session(stream: Stream, extradata: bytes, packet: int, harmless: re.Pattern[str] | None) -> Session:
     """A session of one thread.
 
@@ -70,7 +77,7 @@ def open_session(stream: Stream, extradata: bytes, packet: int, harmless: re.Pat
         context.colorspace, context.color_range = stream.color.matrix, stream.color.range
         context.extradata = extradata or None
         context.thread_count = 1
-        if stream.codec not in MISS_REFERENCES:  # FFV1, say, is told its size by the container only
+        if told_size(stream) != (0, 0):
             context.width, context.height = stream.width, stream.height
         options = {}
         if harmless is None:  # else FFmpeg paints over damaged blocks and hands the result out as a good picture

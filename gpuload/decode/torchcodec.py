@@ -25,6 +25,7 @@ from gpuload.decode.picture import (
 )
 from gpuload.decode.pyav import PyavDecoder
 from gpuload.errors import ConfigError
+from gpuload.index.nal import CODECS, entry_of, may_bring_sets
 from gpuload.index.video import Color
 from gpuload.picture import DevicePicture, PictureForm
 
@@ -144,6 +145,13 @@ class TorchcodecDecoder:
             raise ConfigError(f"{stream.path}: backend torchcodec cannot take it: {error}") from error
         number = run.first
         entry_point(stream, run)
+        # What packets bring would stay in the session, also for runs that rely on what the container has.
+        keeps = stream.codec not in CODECS or not any(
+            entry_of(stream.codec, data, packet).sets
+            for data in stream.extradata[:1] or (b"",)
+            for packet in run.packets
+            if may_bring_sets(stream.codec, data, packet)
+        )
         if self._on_gpu and stream.codec in ("h264", "hevc"):
             # A packet of zeros reaches NVDEC as an empty one with a time, which it may give to the next picture.
             empty = next((i for i, packet in enumerate(run.packets) if not any(packet[:4])), None)
@@ -154,7 +162,8 @@ class TorchcodecDecoder:
                 number = piece.shown[piece.wanted[0]]
                 if self._on_gpu:
                     self._prepare_gpu(stream, run, piece)
-                yield from self._in_one_call(stream, piece) if self._one_call else self._by_packets(stream, piece)
+                one_call = self._one_call
+                yield from self._in_one_call(stream, piece) if one_call else self._by_packets(stream, piece, keeps)
         except ConfigError:  # a ValueError, and our own
             raise
         except (RuntimeError, ValueError) as error:  # what torchcodec raises; ValueError: no stream that it can read
@@ -201,7 +210,9 @@ class TorchcodecDecoder:
             raise ConfigError(f"{stream.path}: {self._device} does not decode this {stream.codec} stream: {status}")
         self._colors[kind] = _Color(int(picture.colorspace), full)
 
-    def _by_packets(self, stream: Stream, piece: Piece) -> Iterator[tuple[int, av.VideoFrame | DevicePicture]]:
+    def _by_packets(
+        self, stream: Stream, piece: Piece, keeps: bool
+    ) -> Iterator[tuple[int, av.VideoFrame | DevicePicture]]:
         from torchcodec.decoders import Demuxer, VideoStream
 
         missing = set(piece.wanted)
@@ -237,6 +248,8 @@ class TorchcodecDecoder:
             if fault := device_fault(self._device):
                 raise fault
             raise failed(stream, piece.shown[min(missing)], "no picture came out of it")
+        if not keeps:
+            return
         # Only a session that did well is kept: one that was left in the middle, or failed, is not worth a reset.
         decoder.reset()
         self._sessions[kind] = decoder

@@ -17,7 +17,8 @@ from av.video.stream import VideoStream
 from gpuload.errors import VideoError
 from gpuload.index.chroma import chroma_location
 from gpuload.index.keyframes import false_keyframes
-from gpuload.index.nal import CODECS, Kind, entry_of
+from gpuload.index.nal import CODECS, Kind, entry_of, is_decodable_leading, may_bring_sets
+from gpuload.index.parameter_sets import ParameterSets
 from gpuload.index.reorder import LOOKED_AT, is_reordered
 from gpuload.index.video import DISCARD, KEYFRAME, Color, VideoIndex, frame_tables
 
@@ -41,6 +42,10 @@ class _Seen:
     contiguous: bool = True
     kinds: dict[int, Kind] = field(default_factory=dict)
     """Of keyframes of codecs whose packets tell."""
+    alone: list[int] = field(default_factory=list)
+    """Pictures of the first GOP that can be decoded though they are shown before its keyframe."""
+    without_sets: list[int] = field(default_factory=list)
+    """Keyframes that rely on parameter sets of packets before them."""
     rotation: int | None = None
 
 
@@ -80,7 +85,7 @@ def demux_index(path: str | Path) -> VideoIndex:
     if not pixel_format:
         raise VideoError(f"{path}: FFmpeg does not tell its pixel format; re-encode it")
     flags = np.array(seen.flags, np.uint8)
-    flags[false_keyframes(seen.kinds, flags & KEYFRAME != 0)] &= ~np.uint8(KEYFRAME)
+    flags[[*false_keyframes(seen.kinds, flags & KEYFRAME != 0), *seen.without_sets]] &= ~np.uint8(KEYFRAME)
     if untimed:
         time_base = 1 / rate
         pts, shown = _times_by_decoding(path, len(flags))
@@ -89,7 +94,7 @@ def demux_index(path: str | Path) -> VideoIndex:
     else:
         pts = np.array(seen.pts, np.int64)
         dts = _without_gaps(seen.dts, pts)
-    frame_packet, frame_start = frame_tables(pts, flags, path)
+    frame_packet, frame_start = frame_tables(pts, flags, path, alone=seen.alone)
     return VideoIndex(
         path=path,
         stream=number,
@@ -126,6 +131,7 @@ def _video_stream(container: InputContainer, path: str) -> VideoStream:
 def _demux(container: InputContainer, stream: VideoStream, file: BinaryIO) -> _Seen:
     seen = _Seen()
     codec, extradata = stream.codec_context.codec.canonical_name, bytes(stream.codec_context.extradata or b"")
+    sets = ParameterSets(codec, extradata) if codec in CODECS else None
     for packet in container.demux(stream):
         if not packet.size:
             continue
@@ -142,8 +148,15 @@ def _demux(container: InputContainer, stream: VideoStream, file: BinaryIO) -> _S
         seen.dts.append(packet.dts)
         hidden = codec == "vp8" and not bytes(memoryview(packet)[:1])[0] & _VP8_SHOWN
         seen.flags.append(packet.is_keyframe * KEYFRAME | (packet.is_discard or hidden) * DISCARD)
-        if packet.is_keyframe and codec in CODECS:
-            seen.kinds[len(seen.flags) - 1] = entry_of(codec, extradata, bytes(packet)).kind
+        if sets is None:
+            continue
+        data = bytes(packet)
+        if packet.is_keyframe:
+            seen.kinds[len(seen.flags) - 1] = entry_of(codec, extradata, data).kind
+        if (packet.is_keyframe or may_bring_sets(codec, extradata, data)) and sets.misses(data) and packet.is_keyframe:
+            seen.without_sets.append(len(seen.flags) - 1)
+        if len(seen.kinds) == 1 and is_decodable_leading(codec, extradata, data):
+            seen.alone.append(len(seen.flags) - 1)
     if seen.rotation is None and seen.size:
         seen.rotation = _rotation(stream, None)
     return seen

@@ -1,22 +1,26 @@
 """Keyframes that are none: what a container says of H.264 and HEVC is compared with the packets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from gpuload.index.mp4_boxes import Packets
-from gpuload.index.nal import CODECS, Kind, entry_of
+from gpuload.index.nal import CODECS, EntryPoint, Kind, entry_of, is_decodable_leading
+from gpuload.index.parameter_sets import ParameterSets
 from gpuload.index.reorder import read_ranges
 
+_ALL_OF = 256
+"""Files with as many keyframes at most have all of them read."""
 _LOOKED_AT = 16
-"""Keyframes of a file that are read: who writes a wrong table does so again and again. The decoder looks at all."""
+"""Of others: who writes a wrong table does so again and again. The decoder looks at all."""
 _HEAD_BYTES = 4096
 """Of a packet: its first slice begins before that, or it is believed."""
 
 
 def real_keyframes(path: str, codec: str, configurations: Sequence[bytes], packets: Packets) -> npt.NDArray[np.bool_]:
-    """``packets.is_key`` without those at which decoding cannot begin. All are looked at if one of a few is wrong.
+    """``packets.is_key`` without those at which decoding cannot begin. All are looked at if a few raise doubts: one is
+    wrong, or one brings parameter sets that the container does not have.
 
     Raises:
         VideoError: the file cannot be read.
@@ -26,22 +30,62 @@ def real_keyframes(path: str, codec: str, configurations: Sequence[bytes], packe
         return packets.is_key
     half = _LOOKED_AT // 2
     few = np.unique(np.concatenate([keys[:half], keys[np.linspace(0, len(keys) - 1, half).astype(np.int64)]]))
+    looked = keys if len(keys) <= _ALL_OF else few
+    heads = _heads(path, packets, looked)
 
-    def kinds_of(numbers: npt.NDArray[np.int64]) -> dict[int, Kind]:
-        sizes = np.minimum(packets.size[numbers], _HEAD_BYTES).tolist()
-        heads = read_ranges(path, zip(packets.pos[numbers].tolist(), sizes, strict=True))
-        entries = packets.entry[numbers].tolist()
-        return {
-            number: entry_of(codec, configurations[entry], head).kind
-            for number, entry, head in zip(numbers.tolist(), entries, heads, strict=True)
-        }
+    def points() -> dict[int, EntryPoint]:
+        return {number: entry_of(codec, configurations[packets.entry[number]], head) for number, head in heads.items()}
 
-    kinds = kinds_of(few)
-    if false_keyframes(kinds, packets.is_key):
-        kinds = kinds_of(keys)
+    found = points()
+    doubtful = false_keyframes(_kinds(found), packets.is_key) or any(point.sets for point in found.values())
+    if doubtful and len(looked) < len(keys):
+        heads = _heads(path, packets, keys)
+        found = points()
     is_key = packets.is_key.copy()
-    is_key[false_keyframes(kinds, packets.is_key)] = False
+    is_key[false_keyframes(_kinds(found), packets.is_key)] = False
+    if any(point.sets for point in found.values()):
+        is_key[list(_without_sets(codec, configurations, packets, heads))] = False
     return is_key
+
+
+def decodable_leading(
+    path: str, codec: str, configurations: Sequence[bytes], packets: Packets, times: npt.NDArray[np.int64]
+) -> list[int]:
+    """Packets of the first GOP that are shown before its keyframe and can be decoded all the same.
+
+    Raises:
+        VideoError: the file cannot be read.
+    """
+    keys = np.flatnonzero(packets.is_key)
+    if codec != "hevc" or not len(keys):
+        return []
+    first, last = int(keys[0]), int(keys[1]) if len(keys) > 1 else len(packets.pos)
+    leading = first + np.flatnonzero(times[first:last] < times[first])
+    heads = _heads(path, packets, leading)
+    return [n for n, head in heads.items() if is_decodable_leading(codec, configurations[packets.entry[n]], head)]
+
+
+def _heads(path: str, packets: Packets, numbers: npt.NDArray[np.int64]) -> dict[int, bytes]:
+    sizes = np.minimum(packets.size[numbers], _HEAD_BYTES).tolist()
+    heads = read_ranges(path, zip(packets.pos[numbers].tolist(), sizes, strict=True))
+    return dict(zip(numbers.tolist(), heads, strict=True))
+
+
+def _kinds(points: Mapping[int, EntryPoint]) -> dict[int, Kind]:
+    return {number: point.kind for number, point in points.items()}
+
+
+def _without_sets(
+    codec: str, configurations: Sequence[bytes], packets: Packets, heads: Mapping[int, bytes]
+) -> Iterator[int]:
+    """Keyframes that rely on parameter sets of packets before them; ``heads``: of all keyframes."""
+    sets, entry = None, -1
+    for number, head in heads.items():
+        if sets is None or packets.entry[number] != entry:
+            entry = int(packets.entry[number])
+            sets = ParameterSets(codec, configurations[entry])
+        if sets.misses(head):
+            yield number
 
 
 def false_keyframes(kinds: Mapping[int, Kind], is_key: npt.NDArray[np.bool_]) -> list[int]:

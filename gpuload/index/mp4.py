@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from gpuload.errors import VideoError
 from gpuload.index.chroma import chroma_location
-from gpuload.index.keyframes import real_keyframes
+from gpuload.index.keyframes import decodable_leading, real_keyframes
 from gpuload.index.mp4_boxes import (
     MAX_PACKETS,
     Box,
@@ -34,6 +34,8 @@ from gpuload.index.nal import CODECS
 from gpuload.index.reorder import LOOKED_AT, is_reordered, read_ranges
 from gpuload.index.video import DISCARD, KEYFRAME, VideoIndex, frame_tables
 
+_MOST_OFFSET = 1 << 28
+"""Ticks: FFmpeg ignores tables with larger ones."""
 _MAX_EDITS = 1000
 
 
@@ -110,7 +112,8 @@ def _build_index(moov: memoryview, fragments: list[Box], size_bytes: int, path: 
             raise untold(path, "no times of reordered pictures", len(track.entries))
     flags = (is_key * KEYFRAME | edited.is_discarded * DISCARD).astype(np.uint8)
     # Leading pictures are told by media time: an edit list gives the packets that it discards arbitrary times.
-    frame_packet, frame_start = frame_tables(cts, flags, path)
+    alone = decodable_leading(path, entry.codec or "", configurations, replace(packets, is_key=is_key), cts)
+    frame_packet, frame_start = frame_tables(cts, flags, path, alone=alone)
     order = np.argsort(edited.pts[frame_packet], kind="stable")
     codec, pixel_format = entry.codec, entry.pixel_format
     if not codec or not pixel_format:
@@ -206,6 +209,8 @@ def _read_tables(stbl: memoryview, size_bytes: int, descriptions: int, path: str
     if has_ctts:
         rows = _rows(boxes[b"ctts"], ">u4", 2, path)
         offset = rows[:, 1].astype(np.uint32).view(np.int32).astype(np.int64)
+        if rows[:, 0].sum() < n or (np.abs(offset) > _MOST_OFFSET).any():
+            raise untold(path, "no or no possible times of some pictures", descriptions)
         ctts = repeat_to(offset, rows[:, 0], n, name="ctts", path=path)
         shift = int(-offset[:-2].min(initial=0))  # FFmpeg leaves the last two rows out: some writers fill them wrongly
     is_key = np.ones(n, bool)
@@ -286,17 +291,15 @@ def _read_fragments(moov: memoryview, fragments: list[Box], track: _Track, size_
     defaults = read_defaults(moov, track.number, path)
     if defaults is None:
         return _take(track.packets, np.empty(0, np.int64))
-    dts, runs, total = 0, [], 0
+    dts, runs, room = 0, [], MAX_PACKETS
     if len(track.packets.dts):
         dts = int(track.packets.dts[-1] + (track.packets.dts[-1] - track.packets.dts[-2:][0]))
     for moof in fragments:
         before = dts
-        more, dts = read_fragment(moof, track.number, defaults, dts, room_bytes=size_bytes, path=path)
+        more, dts = read_fragment(moof, track.number, defaults, dts, room=room, room_bytes=size_bytes, path=path)
         if any(len(run.dts) and run.dts[0] < before for run in more[:1]):
             raise untold(path, "fragments that overlap in time", len(track.entries))  # FFmpeg discards what comes again
-        total += sum(len(run.pos) for run in more)
-        if total > MAX_PACKETS:
-            raise damaged(path, f"more than {MAX_PACKETS} packets")
+        room -= sum(len(run.pos) for run in more)
         runs.extend(more)
     return _join([_take(track.packets, np.empty(0, np.int64)), *runs])
 

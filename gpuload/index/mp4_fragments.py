@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpuload.index.mp4_boxes import (
-    MAX_PACKETS,
     Box,
     Packets,
     child,
@@ -45,12 +44,12 @@ def read_defaults(moov: memoryview, track: int, path: str) -> Defaults | None:
 
 
 def read_fragment(
-    moof: Box, track: int, defaults: Defaults, dts: int, *, room_bytes: int, path: str
+    moof: Box, track: int, defaults: Defaults, dts: int, *, room: int, room_bytes: int, path: str
 ) -> tuple[list[Packets], int]:
     """Packets of ``track`` in one ``moof``, and the dts that follows. ``dts`` is where the track stands so far.
 
     Raises:
-        VideoError: a run has more packets than ``room_bytes``, the file's size, can hold.
+        VideoError: there are more packets than ``room``, or than ``room_bytes``, the file's size, can hold.
     """
     runs: list[Packets] = []
     implicit = moof.start
@@ -74,27 +73,46 @@ def read_fragment(
             dts = unpack("q" if is_wide(tfdt) else "I", tfdt, 4, path)[0]
         end = base
         for trun in children(traf.body, path):
-            if trun.kind == b"trun":
-                run, end, after = _read_run(trun.body, own, base, end, dts, room_bytes=room_bytes, path=path)
-                if mine:
-                    runs.append(run)
-                    dts = after
+            if trun.kind != b"trun":
+                continue
+            if not mine:
+                end = _end_of_run(trun.body, own, base, end, path=path)
+                continue
+            run, end, dts = _read_run(trun.body, own, base, end, dts, room=room, room_bytes=room_bytes, path=path)
+            room -= len(run.pos)
+            runs.append(run)
         implicit = end
     return runs, dts
 
 
-def _read_run(
-    body: memoryview, defaults: Defaults, base: int, start: int, dts: int, *, room_bytes: int, path: str
-) -> tuple[Packets, int, int]:
+def _end_of_run(body: memoryview, defaults: Defaults, base: int, start: int, *, path: str) -> int:
+    """Where the bytes of another track's run end."""
+    flags, count, start, offset, names = _head_of_run(body, base, start, path)
+    if "size" not in names:
+        return start + count * defaults.size
+    offset += 4 * bool(flags & 0x4)
+    rows = table(body, ">u4", columns=len(names), offset=offset, rows=count, path=path)
+    return start + int(rows[:, names.index("size")].sum())
+
+
+def _head_of_run(body: memoryview, base: int, start: int, path: str) -> tuple[int, int, int, int, list[str]]:
+    """Flags, packets, where their bytes begin, where the head goes on, and the columns of the table behind it."""
     flags, count = unpack("II", body, 0, path)
     offset = 8
     if flags & 0x1:
         start, offset = base + unpack("i", body, offset, path)[0], offset + 4
+    return flags, count, start, offset, [name for bit, name in _COLUMNS if flags & bit]
+
+
+def _read_run(
+    body: memoryview, defaults: Defaults, base: int, start: int, dts: int, *, room: int, room_bytes: int, path: str
+) -> tuple[Packets, int, int]:
+    flags, count, start, offset, names = _head_of_run(body, base, start, path)
     first_flags = unpack("I", body, offset, path)[0] if flags & 0x4 else None
     offset += 4 if flags & 0x4 else 0
-    if count > min(MAX_PACKETS, room_bytes):
+    held = 0 if "size" in names else count * defaults.size
+    if count > min(room, room_bytes) or held > room_bytes:
         raise damaged(path, f"a fragment says that it has {count} packets")
-    names = [name for bit, name in _COLUMNS if flags & bit]
     rows = table(body, ">u4", columns=len(names), offset=offset, rows=count, path=path)
     column = {name: rows[:, i] for i, name in enumerate(names)}
     duration = column.get("duration", np.full(count, defaults.duration, np.int64))

@@ -10,7 +10,7 @@ _RECOVERY_POINT = 6
 """SEI payload type (ITU-T H.264 D.1.8)."""
 _H264_SETS, _HEVC_SETS = frozenset({7, 8, 13, 15}), frozenset({32, 33, 34})
 _H264_SEI, _H264_IDR = 6, 5
-_IRAP, _CRA = range(16, 24), 21
+_IRAP, _CRA, _RADL = range(16, 24), 21, (6, 7)
 
 Kind = Literal["clean", "open", "gradual", "intra", "none", "unknown"]
 """Of a packet that a container calls a keyframe. ``clean``: nothing behind it refers to what came before. ``open``: so
@@ -72,6 +72,14 @@ def is_sliced(codec: str, extradata: bytes, packet: bytes | memoryview) -> bool:
             number = unit[0] & 31 if codec == "h264" else unit[0] >> 1 & 63
             slices += number <= last and not (codec == "h264" and not number)
     return slices > 1
+
+
+def is_decodable_leading(codec: str, extradata: bytes, packet: bytes | memoryview) -> bool:
+    """Whether a picture that is shown before its keyframe refers to nothing before that (HEVC's RADL)."""
+    if codec != "hevc":
+        return False
+    slices = (unit[0] >> 1 & 63 for unit in units_of(codec, extradata, packet) if len(unit))
+    return next((number for number in slices if number < 32), 0) in _RADL
 
 
 def is_reference(extradata: bytes, packet: bytes | memoryview) -> bool:

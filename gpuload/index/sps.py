@@ -62,10 +62,7 @@ def hevc_location(payload: bytes) -> int:
         EOFError, ValueError: it is truncated or damaged.
     """
     bits = Bits(payload)
-    bits.u(4)
-    more_layers = at_most(bits.u(3), 6)  # sps_max_sub_layers_minus1
-    bits.u(1)
-    _skip_profile_tier_level(bits, more_layers)
+    more_layers = _hevc_head(bits)
     bits.ue()
     if bits.ue() == 3:  # chroma_format_idc
         bits.u(1)
@@ -89,6 +86,22 @@ def hevc_location(payload: bytes) -> int:
             bits.u(order_bits + 1)
     bits.u(2)
     return _vui_location(bits) if bits.u(1) else 0
+
+
+def hevc_sps_id(payload: bytes) -> int:
+    """``sps_seq_parameter_set_id`` of the same. Raises as ``hevc_location``."""
+    bits = Bits(payload)
+    _hevc_head(bits)
+    return bits.ue()
+
+
+def _hevc_head(bits: Bits) -> int:
+    """Skips what is in front of the set's number; ``sps_max_sub_layers_minus1``."""
+    bits.u(4)
+    more_layers = at_most(bits.u(3), 6)
+    bits.u(1)
+    _skip_profile_tier_level(bits, more_layers)
+    return more_layers
 
 
 def _vui_location(bits: Bits) -> int:

@@ -1,5 +1,6 @@
 """The VideoIndex: everything that decoding one picture needs to know, in arrays."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
@@ -103,12 +104,13 @@ class VideoIndex:
 
 
 def frame_tables(
-    pts: npt.NDArray[np.int64], flags: npt.NDArray[np.uint8], path: str
+    pts: npt.NDArray[np.int64], flags: npt.NDArray[np.uint8], path: str, *, alone: Sequence[int] = ()
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """``(frame_packet, frame_start)`` of packets in decode order.
 
     Open GOPs are not joined: a picture starts at its own keyframe, unless it is shown before that keyframe (a leading
-    picture), which may need the GOP before. Pictures in front of the first keyframe cannot be decoded and are left out.
+    picture), which may need the GOP before. Pictures that are shown before the first keyframe cannot be decoded and are
+    left out, but those ``alone``, packets that refer to nothing before their keyframe.
 
     Raises:
         VideoError: there is no keyframe.
@@ -120,7 +122,9 @@ def frame_tables(
     own = keys[np.maximum(gop, 0)]
     leading = (pts < pts[own]) & (gop > 0)
     start = np.where(leading, keys[np.maximum(gop - 1, 0)], own)
-    shown = (flags & DISCARD == 0) & (gop >= 0) & ~((gop == 0) & (pts < pts[own]))
+    lost = (gop == 0) & (pts < pts[own])
+    lost[list(alone)] = False
+    shown = (flags & DISCARD == 0) & (gop >= 0) & ~lost
     packets = np.flatnonzero(shown)
     order = packets[np.argsort(pts[packets], kind="stable")]
     return order.astype(np.int32), start[order].astype(np.int32)

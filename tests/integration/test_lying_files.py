@@ -1,6 +1,7 @@
 """Files whose tables or packets say what is not so: right frames, or an error that says why; never other frames."""
 
 import struct
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -176,23 +177,43 @@ def sets_of(extradata: bytes) -> bytes:
     return found
 
 
-def test_parameter_sets_in_packets_do_not_reach_other_gops(tmp_path: Path) -> None:
-    first = make_video(tmp_path / "a.mp4", gop=10, frames=30, options={"crf": "18"})
-    second = make_video(tmp_path / "b.mp4", gop=10, frames=30, options={"crf": "40"})
-    path, shift = tmp_path / "v.mp4", 0
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize(
+    "where", ["every keyframe", "the first keyframe", "the first keyframe, and the old ones later"]
+)
+@pytest.mark.parametrize("params", ["qpstep=4:crf=40", "chroma-qp-offset=10"])
+def test_parameter_sets_in_packets_do_not_reach_other_gops(
+    tmp_path: Path, suffix: str, where: str, params: str
+) -> None:
+    """With another chroma-qp-offset nothing but the colours would be wrong, and nobody would complain."""
+    first = make_video(tmp_path / "a.mp4", gop=10, frames=30, tint=True, options={"crf": "18"})
+    second = make_video(tmp_path / "b.mp4", gop=10, frames=50, tint=True, options={"x264-params": params})
+    path, shift = tmp_path / f"v{suffix}", 0
     with av.open(str(first)) as a, av.open(str(second)) as b, av.open(str(path), "w") as new:
         stream = new.add_stream_from_template(a.streams.video[0])
-        sets = sets_of(bytes(b.streams.video[0].codec_context.extradata or b""))
-        for container in (a, b):
-            for packet in (p for p in container.demux(video=0) if p.size):
+        old, sets = (sets_of(bytes(c.streams.video[0].codec_context.extradata or b"")) for c in (a, b))
+        assert old != sets
+        for container in (a, b, a):
+            container.seek(0)
+            for number, packet in enumerate(p for p in container.demux(video=0) if p.size):
                 data = bytes(packet)
-                copy = av.Packet(sets + data if container is b and packet.is_keyframe else data)
+                if packet.is_keyframe and container is b and (where == "every keyframe" or not number):
+                    data = sets + data
+                if packet.is_keyframe and container is a and shift and not number:
+                    data = old + data
+                copy = av.Packet(data)
                 assert packet.pts is not None
                 assert packet.dts is not None
                 copy.pts, copy.dts, copy.time_base = packet.pts + shift, packet.dts + shift, packet.time_base
                 copy.duration, copy.is_keyframe, copy.stream = packet.duration, packet.is_keyframe, stream
                 new.mux(copy)
-            shift = 30 * 512
+            shift += (50 if container is b else 30) * 512
+            if "later" not in where and container is b:
+                break
+    keyframes = load_index(path).keyframes.tolist()
+    assert keyframes[:4] == [0, 10, 20, 30]
+    assert (40 in keyframes) == (where == "every keyframe")
+    assert (90 in keyframes) == ("later" in where)  # the old sets are back
     assert_all_frames_exact(path)
 
 
@@ -315,12 +336,12 @@ def test_whatever_a_packet_holds_it_can_be_looked_at(codec: str) -> None:
 
 def test_a_keyframe_that_only_the_decoder_finds_to_be_none_is_an_error(tmp_path: Path) -> None:
     """Of many keyframes the index looks at some; every one is looked at when it is decoded."""
-    plain = make_video(tmp_path / "plain.mp4", gop=4, frames=240, options={"bf": "0"})
-    path = remuxed(plain, tmp_path / "v.mp4", lambda number, data, key: (data, key or number == 90))
+    plain = make_video(tmp_path / "plain.mp4", gop=2, frames=600, options={"bf": "0"})
+    path = remuxed(plain, tmp_path / "v.mp4", lambda number, data, key: (data, key or number == 91))
     video = load_index(path)
-    assert 90 in video.keyframes  # not looked at
+    assert 91 in video.keyframes  # not looked at
     wanted = decode_all(path)
-    with pytest.raises(GpuloadError, match="packet 90"):
+    with pytest.raises(GpuloadError, match="packet 91"):
         Video(path).frames([91])
     assert np.array_equal(Video(path).frames([89])[0].numpy(), wanted[89])
 
@@ -437,3 +458,80 @@ def test_an_access_point_that_is_only_about_right_is_not_begun_at(tmp_path: Path
 
     path = remuxed(plain, tmp_path / "v.mp4", mark)
     assert_all_frames_exact(path)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_leading_pictures_that_refer_to_nothing_before_the_first_keyframe(tmp_path: Path, suffix: str) -> None:
+    params = "log-level=error:radl=2:open-gop=0:bframes=3:keyint=10:min-keyint=10:b-adapt=0"
+    whole = make_video(tmp_path / "whole.mp4", codec="libx265", gop=10, frames=50, options={"x265-params": params})
+    path = tmp_path / f"v{suffix}"
+    with av.open(str(whole)) as old, av.open(str(path), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        keys = 0
+        for packet in (p for p in old.demux(video=0) if p.size):
+            keys += packet.is_keyframe
+            if keys > 1:
+                packet.stream = stream
+                new.mux(packet)
+    video = load_index(path)
+    first = int(video.keyframes[0])
+    assert first == 0
+    if suffix == ".mkv":
+        assert (video.pts < video.pts[first]).any()
+    assert_all_frames_exact(path)
+
+
+def test_what_the_container_cuts_off(tmp_path: Path) -> None:
+    """FFmpeg's H.264 decoder believes a container that is smaller by less than a macroblock."""
+
+    def change(data: bytearray) -> None:
+        at = data.index(b"avc1", data.index(b"stsd"))
+        assert struct.unpack_from(">HH", data, at + 28) == (128, 96)
+        struct.pack_into(">HH", data, at + 28, 126, 90)
+
+    path = patched(make_video(tmp_path / "v.mp4", gop=8, frames=20), change)
+    assert decode_all(path)[0].shape == (3, 90, 126)
+    assert_all_frames_exact(path)
+
+
+def test_a_table_of_composition_offsets_that_ends_early(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "v.mp4", gop=10, frames=40, options={"x264-params": "bframes=2:b-adapt=0"})
+
+    def change(data: bytearray) -> None:
+        at = data.index(b"ctts") + 8
+        struct.pack_into(">I", data, at, struct.unpack_from(">I", data, at)[0] // 2)
+
+    patched(path, change)
+    with av.open(str(path)) as container:
+        times = sorted(p.pts for p in container.demux(video=0) if p.size and p.pts is not None)
+    video = load_index(path)
+    assert video.frame_pts.tolist() == times
+    wanted = decode_all(path)
+    for frame in range(0, 10):  # what FFmpeg itself shows there
+        assert np.array_equal(Video(path).frames([frame])[0].numpy(), wanted[frame])
+
+
+def test_a_fragment_that_promises_millions_of_packets_costs_no_memory(tmp_path: Path) -> None:
+    options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+    path = make_video(tmp_path / "v.mp4", gop=10, frames=20, container_options=options)
+
+    def box(kind: bytes, *bodies: bytes) -> bytes:
+        body = b"".join(bodies)
+        return struct.pack(">I", 8 + len(body)) + kind + body
+
+    for track in (1, 7):
+        runs = [box(b"trun", struct.pack(">II", 0, 0xFFFFFF))] * 60
+        moof = box(b"moof", box(b"traf", box(b"tfhd", struct.pack(">II", 0x20000, track)), *runs))
+        bomb = tmp_path / f"bomb{track}.mp4"
+        bomb.write_bytes(path.read_bytes() + moof + box(b"free", bytes(17 << 20)))
+        tracemalloc.start()
+        try:
+            if track == 1:
+                with pytest.raises(VideoError, match="packets"):
+                    load_index(bomb)
+            else:
+                assert load_index(bomb).num_frames == 20
+        finally:
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        assert peak < 2 << 30
