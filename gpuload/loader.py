@@ -161,7 +161,7 @@ class Loader:
         self._running: Iteration | None = None
         """That may take batches."""
         self._closed = False
-        self._finalizer = weakref.finalize(self, self._prefetcher.close)
+        self._finalizer = weakref.finalize(self, self._prefetcher.forget)
 
     def __len__(self) -> int:
         """Batches of a whole epoch on this rank.
@@ -182,6 +182,8 @@ class Loader:
         """
         if self._closed:
             raise LoaderClosed("the loader is closed; make a new one")
+        if self._running is None:
+            self._prefetcher.warm_up()  # while the order is made, for which files may have to be indexed
         iteration = self._running = self._schedule.begin()
         self._prefetcher.start(iteration.samples_of, iteration.steps, epoch=iteration.epoch)
         return _EpochIterator(self, iteration)

@@ -101,7 +101,8 @@ class SwscaleConverter:
             if values is None:
                 values = self._values[form] = level_values(form)
             for channel, pixels in enumerate(channels):
-                planes[channel] = values[channel][pixels]
+                # Not values[channel][pixels]: numpy's indexing by anything but intp goes through small buffers.
+                np.take(values[channel], pixels, out=planes[channel], mode="clip")
 
     def _channels(self, picture: av.VideoFrame, scaler: PlanarScaler | None) -> npt.NDArray[np.uint8]:
         """uint8 ``[3, H, W]``, as ``rgb24`` of the picture has it; until the next call."""

@@ -15,9 +15,10 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from gpuload.errors import VideoError
+from gpuload.index import frame_headers
 from gpuload.index.chroma import chroma_location
-from gpuload.index.keyframes import false_keyframes
-from gpuload.index.nal import CODECS, Kind, entry_of, is_decodable_leading, may_bring_sets
+from gpuload.index.keyframes import false_keyframes, point_of
+from gpuload.index.nal import CODECS, Kind, is_decodable_leading, may_bring_sets
 from gpuload.index.parameter_sets import ParameterSets
 from gpuload.index.reorder import LOOKED_AT, is_reordered
 from gpuload.index.video import DISCARD, KEYFRAME, Color, VideoIndex, frame_tables
@@ -148,11 +149,13 @@ def _demux(container: InputContainer, stream: VideoStream, file: BinaryIO) -> _S
         seen.dts.append(packet.dts)
         hidden = codec == "vp8" and not bytes(memoryview(packet)[:1])[0] & _VP8_SHOWN
         seen.flags.append(packet.is_keyframe * KEYFRAME | (packet.is_discard or hidden) * DISCARD)
-        if sets is None:
+        if codec not in (*CODECS, *frame_headers.CODECS):
             continue
         data = bytes(packet)
         if packet.is_keyframe:
-            seen.kinds[len(seen.flags) - 1] = entry_of(codec, extradata, data).kind
+            seen.kinds[len(seen.flags) - 1] = point_of(codec, extradata, data).kind
+        if sets is None:
+            continue
         if (packet.is_keyframe or may_bring_sets(codec, extradata, data)) and sets.misses(data) and packet.is_keyframe:
             seen.without_sets.append(len(seen.flags) - 1)
         if len(seen.kinds) == 1 and is_decodable_leading(codec, extradata, data):

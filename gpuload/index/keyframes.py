@@ -1,10 +1,11 @@
-"""Keyframes that are none: what a container says of H.264 and HEVC is compared with the packets."""
+"""Keyframes that are none: what a container says is compared with the packets of codecs that tell."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from gpuload.index import frame_headers
 from gpuload.index.mp4_boxes import Packets
 from gpuload.index.nal import CODECS, EntryPoint, Kind, entry_of, is_decodable_leading
 from gpuload.index.parameter_sets import ParameterSets
@@ -26,7 +27,7 @@ def real_keyframes(path: str, codec: str, configurations: Sequence[bytes], packe
         VideoError: the file cannot be read.
     """
     keys = np.flatnonzero(packets.is_key)
-    if codec not in CODECS or not len(keys):
+    if codec not in (*CODECS, *frame_headers.CODECS) or not len(keys):
         return packets.is_key
     half = _LOOKED_AT // 2
     few = np.unique(np.concatenate([keys[:half], keys[np.linspace(0, len(keys) - 1, half).astype(np.int64)]]))
@@ -34,7 +35,7 @@ def real_keyframes(path: str, codec: str, configurations: Sequence[bytes], packe
     heads = _heads(path, packets, looked)
 
     def points() -> dict[int, EntryPoint]:
-        return {number: entry_of(codec, configurations[packets.entry[number]], head) for number, head in heads.items()}
+        return {number: point_of(codec, configurations[packets.entry[number]], head) for number, head in heads.items()}
 
     found = points()
     doubtful = false_keyframes(_kinds(found), packets.is_key) or any(point.sets for point in found.values())
@@ -46,6 +47,13 @@ def real_keyframes(path: str, codec: str, configurations: Sequence[bytes], packe
     if any(point.sets for point in found.values()):
         is_key[list(_without_sets(codec, configurations, packets, heads))] = False
     return is_key
+
+
+def point_of(codec: str, extradata: bytes, packet: bytes | memoryview) -> EntryPoint:
+    """What a packet of a codec that tells says of itself."""
+    if codec in CODECS:
+        return entry_of(codec, extradata, packet)
+    return EntryPoint(frame_headers.frame_kind(codec, packet), ())
 
 
 def decodable_leading(

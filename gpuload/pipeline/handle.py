@@ -170,14 +170,22 @@ class WorkerHandle:
                         self.fault = message
         except Exception as error:  # noqa: BLE001 - whatever ended it, the batches that wait must know
             if not self._closing:
+                # It may still be writing into batches: not before it has ended may their memory become another's.
+                try:
+                    code: int | None = self._process.wait(PATIENCE_S if isinstance(error, (EOFError, OSError)) else 0.0)
+                except subprocess.TimeoutExpired:
+                    self._process.kill()
+                    self._process.wait()
+                    code = None
                 self.epitaph = f"the decode process {self.pid} ended{self._cause}"
-                self.alive = False  # first: what is given from now on is not waited for
                 if not isinstance(error, (EOFError, OSError)):
                     self.epitaph += f" ({type(error).__name__}: {error})"
-                    self._process.kill()
-                code = self._process.wait()
-                self.epitaph += f" by signal {-code}" if code < 0 else f" by exit code {code}"
+                if code is None:
+                    self.epitaph += ", which no longer listened"
+                else:
+                    self.epitaph += f" by signal {-code}" if code < 0 else f" by exit code {code}"
                 if code == -signal.SIGKILL:
                     self.epitaph += " (mostly for want of memory: lower frame_cache_bytes or num_threads)"
+                self.alive = False  # what is given from now on is not waited for
                 self._on_death(self, self.epitaph)
             self.alive = False

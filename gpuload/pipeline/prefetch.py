@@ -21,7 +21,7 @@ from gpuload.pipeline.pace import AHEAD, LEAVING_PATIENCE_S, MOMENT_S, PREPARED
 from gpuload.pipeline.route import Router
 from gpuload.pipeline.shaping import Shaping
 from gpuload.pipeline.tally import Tally
-from gpuload.pipeline.work import STAGED, DecodeWorker, Done, Unit, is_in_use_here, join, release
+from gpuload.pipeline.work import STAGED, DecodeWorker, Done, Unit, end_apart, is_in_use_here, join, release
 from gpuload.sources.base import SampleSource
 from gpuload.store.cache import BlobCache
 from gpuload.store.local import LocalFiles
@@ -48,10 +48,8 @@ class Prefetcher:
         device: torch.device | None = None,
     ) -> None:
         """``device``: where batches are made from planes; None: decode processes write the slots, in host memory."""
-        self._source = source
-        self._lookahead = lookahead
+        self._source, self._shaping, self._lookahead = source, shaping, lookahead
         self._budgets = Budgets(frame_cache_bytes, device_cache_bytes)
-        self._shaping = shaping
         self.layout = Layout(shaping.forms, [f.num_offsets for f in source.video_fields], batch_size)
         self._finishing: FinishingThread | None = None
         if device is not None:
@@ -104,8 +102,7 @@ class Prefetcher:
             raise LoaderClosed("the loader is closed; make a new one")
         self._check_process()
         self.stop()
-        for way in self._router.first_ways():  # they start while the first lookahead is planned
-            self._crew.of(way)
+        self.warm_up()  # they start while the first lookahead is planned
         self._stop, self._feed_error, self._taken, self._steps, self.broken = False, None, 0, num_steps, False
         if self._finishing is not None:
             self._finishing.start()
@@ -199,10 +196,20 @@ class Prefetcher:
         if self._ended or os.getpid() != self._pid:
             return
         if is_in_use_here(self._changed):
-            threading.Thread(target=self.close, name="close-gpuload", daemon=True).start()
+            end_apart(self.close, waits=False)
             return
         with self._ending:
             self._end()
+
+    def forget(self) -> None:
+        """``close`` for garbage collection, which can come upon any code."""
+        end_apart(self.close, waits=not is_in_use_here(self._changed))
+
+    def warm_up(self) -> None:
+        """Starts the processes that the first batches need, which takes a third of a second."""
+        self._check_process()
+        for way in self._router.first_ways():
+            self._crew.of(way)
 
     def _end(self) -> None:
         self._closed = True
@@ -232,8 +239,7 @@ class Prefetcher:
         try:
             step, seen = 0, SeenFrames(self._source)
             while step < self._steps and not self._stop:
-                batches: list[npt.NDArray[np.int64]] = []
-                samples = 0
+                batches, samples = list[npt.NDArray[np.int64]](), 0
                 while step + len(batches) < self._steps and samples < self._lookahead:
                     batches.append(samples_of(step + len(batches)))
                     samples += len(batches[-1])

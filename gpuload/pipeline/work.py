@@ -1,7 +1,7 @@
 """What a loader and its decode workers say to each other: plain values, so that a worker may be another process."""
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -121,10 +121,28 @@ class DecodeWorker(Protocol):
         ...
 
 
+ENDING_PATIENCE_S = 5.0
+"""How long garbage collection waits for a loader's end."""
+
+
 def join(thread: threading.Thread, timeout_s: float | None = None) -> None:
     """Waits for a thread's end. Garbage collection may close a loader in any thread, and none can wait for itself."""
     if thread is not threading.current_thread():
         thread.join(timeout_s)
+
+
+def end_apart(close: Callable[[], None], *, waits: bool) -> None:
+    """Closes a loader in a thread of its own. Who holds a lock that the loader's threads wait for goes on after a
+    while, and so do they."""
+    thread = threading.Thread(target=close, name="close-gpuload", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads: the interpreter ends
+        if waits:
+            close()
+    else:
+        if waits:
+            thread.join(ENDING_PATIENCE_S)
 
 
 def release(pending: Iterable[PendingUnit]) -> None:
