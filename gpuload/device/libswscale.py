@@ -33,7 +33,9 @@ class PlanarScaler:
 
     def __init__(self, swscale: ctypes.CDLL, formats: tuple[int, int], picture: av.VideoFrame, full: bool) -> None:
         self._swscale = swscale
-        self._height, width = picture.height, picture.width
+        self.padding = -picture.width % WIDTH_MULTIPLE
+        """Columns of garbage that are written at the end of each row."""
+        self._height, width = picture.height, picture.width + self.padding
         size = width, self._height
         self._context = swscale.sws_getContext(*size, formats[0], *size, formats[1], BILINEAR, None, None, None)
         if not self._context:
@@ -45,7 +47,7 @@ class PlanarScaler:
         self._scale = swscale.sws_scale
 
     def convert(self, picture: av.VideoFrame, address: int) -> None:
-        """Writes uint8 ``[3, H, W]``, red first, at ``address``."""
+        """Writes uint8 ``[3, H, W + padding]``, red first, at ``address``."""
         self.write(source_of(picture), address)
 
     def write(self, source: Source, address: int) -> None:
@@ -115,14 +117,20 @@ class PlanarScalers:
         self._scalers: dict[tuple[int, int, int, bool], PlanarScaler] = {}
 
     def of(self, picture: av.VideoFrame) -> PlanarScaler | None:
-        """None where PyAV's reformatter has to do it: not 8-bit 4:2:0, an odd size, interlaced, or no library to call.
+        """None where PyAV's reformatter has to do it: not 8-bit 4:2:0, an odd height, interlaced, rows without room to
+        be read in whole vectors, or no library to call.
 
         Only the unscaled 4:2:0 path is taken from here: it takes the nearest chroma sample, so that the chroma
         location, which PyAV does not show, decides nothing.
         """
         name = picture.format.name
-        if name not in ("yuv420p", "yuvj420p") or picture.width % WIDTH_MULTIPLE or picture.height % 2:
+        if name not in ("yuv420p", "yuvj420p") or picture.height % 2:
             return None
+        if padding := -picture.width % WIDTH_MULTIPLE:
+            room = (picture.width + padding, (picture.width + padding) // 2)
+            y, u, v = picture.planes
+            if y.line_size < room[0] or min(u.line_size, v.line_size) < room[1]:
+                return None  # what is read behind a row would be another one, or nobody's
         if picture.interlaced_frame:  # swscale's newer interface, PyAV's, takes such a picture's fields one by one
             return None
         full = name == "yuvj420p" or int(picture.color_range) == FULL_RANGE

@@ -1,5 +1,6 @@
 """Pictures to slots on the CPU: swscale for colour, numpy for the last copy."""
 
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -12,12 +13,15 @@ from gpuload.device.libswscale import PlanarScaler, PlanarScalers, source_of
 from gpuload.device.resize import Resizer
 from gpuload.transform import SlotForm, unpack_view
 
+PAIRED_FROM = 1 << 15
+"""Pixels: for fewer it takes longer to fetch the larger table."""
+
 
 class SwscaleConverter:
     """Writes pictures into slots. Keeps its swscale contexts: not thread-safe, one per decode thread.
 
-    8-bit 4:2:0 pictures go straight into their slot; others through PyAV's ``rgb24`` and a transposing copy, at five
-    times the cost. Both give the pixels of ``rgb24``.
+    8-bit 4:2:0 pictures go straight into their slot, or, of widths that are no multiple of 16, by a copy; others
+    through PyAV's ``rgb24`` and a transposing copy, at five times the cost. All give the pixels of ``rgb24``.
     """
 
     def __init__(self) -> None:
@@ -25,7 +29,7 @@ class SwscaleConverter:
         self._scalers = PlanarScalers()
         self._scratch: npt.NDArray[np.uint8] = np.empty((3, 0, 0), np.uint8)
         self._resizers: dict[tuple[tuple[int, int], tuple[int, int]], Resizer] = {}
-        self._values: dict[SlotForm, npt.NDArray[np.generic]] = {}
+        self._levels: dict[SlotForm, Levels] = {}
 
     def direct(self, picture: av.VideoFrame, rotation: int) -> Callable[[int], None] | None:
         """What writes the picture, uint8 ``[3, H, W]``, at an address; None where only ``convert`` can.
@@ -33,7 +37,7 @@ class SwscaleConverter:
         For a picture that goes to several slots: what is looked up here is looked up once.
         """
         scaler = None if rotation else self._scalers.of(picture)
-        return None if scaler is None else partial(scaler.write, source_of(picture))
+        return None if scaler is None or scaler.padding else partial(scaler.write, source_of(picture))
 
     def convert(
         self, picture: av.VideoFrame, slot: npt.NDArray[np.generic], rotation: int, form: SlotForm, view: int = 0
@@ -46,7 +50,7 @@ class SwscaleConverter:
             DecodeError: the picture's size is not what the form was made for.
         """
         scaler = self._scalers.of(picture)
-        if form.is_plain and scaler is not None and not rotation and slot.flags.c_contiguous:
+        if form.is_plain and scaler is not None and not (rotation or scaler.padding) and slot.flags.c_contiguous:
             form.check_size(picture.width, picture.height, rotation)
             scaler.convert(picture, slot.ctypes.data)
         elif form.depth is not None:
@@ -97,20 +101,19 @@ class SwscaleConverter:
                     planes[channel] -= np.float32(form.mean[channel])
                     planes[channel] /= np.float32(form.std[channel])
         else:
-            values = self._values.get(form)
-            if values is None:
-                values = self._values[form] = level_values(form)
+            levels = self._levels.get(form)
+            if levels is None:
+                levels = self._levels[form] = Levels(form)
             for channel, pixels in enumerate(channels):
-                # Not values[channel][pixels]: numpy's indexing by anything but intp goes through small buffers.
-                np.take(values[channel], pixels, out=planes[channel], mode="clip")
+                levels.look_up(channel, pixels, planes[channel])
 
     def _channels(self, picture: av.VideoFrame, scaler: PlanarScaler | None) -> npt.NDArray[np.uint8]:
         """uint8 ``[3, H, W]``, as ``rgb24`` of the picture has it; until the next call."""
         if scaler is not None:
-            if self._scratch.shape[1:] != (picture.height, picture.width):
-                self._scratch = np.empty((3, picture.height, picture.width), np.uint8)
+            if self._scratch.shape[1:] != (picture.height, picture.width + scaler.padding):
+                self._scratch = np.empty((3, picture.height, picture.width + scaler.padding), np.uint8)
             scaler.convert(picture, self._scratch.ctypes.data)
-            return self._scratch
+            return self._scratch[:, :, : picture.width]
         # Never gbrp by PyAV: of 4:2:0 and 4:2:2 swscale leaves garbage in the last columns of some widths, rounds odd
         # heights otherwise than rgb24, and deep pictures too.
         plane = self._reformatter.reformat(picture, format="rgb24", threads=1).planes[0]
@@ -129,6 +132,26 @@ class SwscaleConverter:
         if rotation:
             codes = np.rot90(codes, rotation // 90)
         np.take(lut, codes, out=slot[0], mode="clip")
+
+
+class Levels:
+    """What each level of each channel becomes, for forms of 16-bit floats."""
+
+    def __init__(self, form: SlotForm) -> None:
+        self._one = level_values(form)
+        # Of two neighbouring pixels at once, which are a number of 16 bits: looking up takes a third of the time.
+        pair = np.arange(1 << 16)
+        first, second = self._one[:, pair & 255], self._one[:, pair >> 8]  # little-endian: the first is the lower half
+        self._two = np.stack([first, second], axis=2).view(np.uint32)[:, :, 0]
+
+    def look_up(self, channel: int, pixels: npt.NDArray[np.uint8], target: npt.NDArray[np.generic]) -> None:
+        """uint8 ``[h, w]`` to 16-bit floats ``[h, w]``."""
+        # Not by indexing: with anything but intp that goes through small buffers.
+        dense = pixels.strides[1] == 1 and target.strides[1] == 2 and pixels.shape[1] % 2 == 0
+        if dense and pixels.size >= PAIRED_FROM and sys.byteorder == "little":
+            np.take(self._two[channel], pixels.view(np.uint16), out=target.view(np.uint32), mode="wrap")
+        else:
+            np.take(self._one[channel], pixels, out=target, mode="clip")
 
 
 def level_values(form: SlotForm) -> npt.NDArray[np.generic]:

@@ -7,11 +7,12 @@ import av
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from av.video.reformatter import ColorRange, Colorspace
 
 from gpuload.device.libswscale import PlanarScalers, swscale_path
 from gpuload.device.swscale import SwscaleConverter
-from gpuload.transform import SlotForm, slot_form
+from gpuload.transform import SlotForm, Transform, pack_view, slot_form
 
 GUARD = 4096
 
@@ -43,6 +44,54 @@ def test_pixels_are_those_of_rgb24(form: str, width: int, height: int, matrix: i
     slot = np.zeros((3, height, width), np.uint8)
     SwscaleConverter().convert(frame, slot, 0, form_of(slot))
     assert np.array_equal(slot, packed(frame))
+
+
+@pytest.mark.parametrize("color_range", [ColorRange.MPEG, ColorRange.JPEG])
+def test_every_width_has_its_last_columns(color_range: int) -> None:
+    converter, direct = SwscaleConverter(), 0
+    for width in range(2, 132):
+        frame = picture("yuv420p", width, 6, 1, color_range)
+        slot = np.full((3, 6, width), 77, np.uint8)
+        converter.convert(frame, slot, 0, form_of(slot))
+        assert np.array_equal(slot, packed(frame)), width
+        direct += PlanarScalers().of(frame) is not None
+    assert direct > 100
+
+
+def test_rows_without_room_behind_them_are_not_read_past_their_end() -> None:
+    rng = np.random.default_rng(0)
+    planes = tuple(torch.from_numpy(rng.integers(0, 256, size, np.uint8)) for size in ((6, 98), (3, 49), (3, 49)))
+    frame = av.VideoFrame.from_dlpack(planes, format="yuv420p")
+    assert [plane.line_size for plane in frame.planes] == [98, 49, 49]
+    assert PlanarScalers().of(frame) is None
+    slot = np.zeros((3, 6, 98), np.uint8)
+    SwscaleConverter().convert(frame, slot, 0, form_of(slot))
+    assert np.array_equal(slot, packed(frame))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("width", "height", "layout", "flip"),
+    [
+        (256, 130, "chw", False),
+        (256, 130, "hwc", False),
+        (256, 130, "chw", True),
+        (255, 130, "chw", False),
+        (64, 48, "chw", False),
+    ],
+)
+def test_half_floats_are_the_nearest_to_the_level_over_255(
+    dtype: str, width: int, height: int, layout: str, flip: bool
+) -> None:
+    frame = picture("yuv420p", width, height, 1, 1)
+    transform = Transform(dtype=dtype, layout=layout, flip=flip)  # type: ignore[arg-type]  # one of its words
+    form = slot_form(transform, key="camera", channels=3, height=height, width=width, dtype="uint8")
+    slot = np.zeros(form.shape, np.float16 if dtype == "float16" else np.uint16)
+    SwscaleConverter().convert(frame, slot, 0, form, pack_view(0, 0, flip))
+    expected = torch.from_numpy(packed(frame)[:, :, :: -1 if flip else 1].copy()).to(torch.float32).div(255)
+    expected = expected.to(getattr(torch, dtype))
+    found = torch.from_numpy(slot if dtype == "float16" else slot.view(np.int16)).view(getattr(torch, dtype))
+    assert torch.equal(found if layout == "chw" else found.permute(2, 0, 1), expected)
 
 
 @pytest.mark.parametrize(("width", "height"), [(16, 2), (48, 48), (96, 50), (848, 480), (1264, 30)])
