@@ -1,6 +1,8 @@
 """Pictures that spell their own number, and the mp4 files that hold them."""
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -81,6 +83,21 @@ class Encoding:
     options: Mapping[str, str]
 
 
+@contextmanager
+def ordinary_priority() -> Iterator[None]:
+    """Afterwards the calling thread runs as it did before: SVT-AV1 makes it a real-time thread where it may (as root),
+    and leaves it so, to starve all others of the machine and to be inherited by every process that it starts."""
+    if not hasattr(os, "sched_getscheduler"):  # Linux only, as is what SVT-AV1 does
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != policy:
+            os.sched_setscheduler(0, policy, parameters)
+
+
 def encode(
     path: Path,
     texture: Texture,
@@ -93,7 +110,7 @@ def encode(
     """Write pictures ``numbers`` into one mp4, a keyframe forced at each ``every``th; gives RGB for statistics."""
     path.parent.mkdir(parents=True, exist_ok=True)
     samples: list[npt.NDArray[np.float64]] = []
-    with av.open(str(path), "w") as container:
+    with ordinary_priority(), av.open(str(path), "w") as container:
         stream: Any = container.add_stream(encoding.codec, rate=encoding.fps, options=dict(encoding.options))
         stream.width, stream.height, stream.pix_fmt = encoding.width, encoding.height, "yuv420p"
         stream.codec_context.gop_size = encoding.gop

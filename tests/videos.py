@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from av.video.stream import VideoStream
 
+from gpuload.demo_video import ordinary_priority
+
 _COLUMNS, _ROWS = 8, 2
 
 
@@ -32,7 +34,7 @@ def make_video(
     The encoder's defaults stay as they are (B-frames for x264, open GOPs for x265) unless ``options`` says otherwise.
     """
     path = Path(path)
-    with av.open(str(path), "w", options=dict(container_options or {})) as container:
+    with ordinary_priority(), av.open(str(path), "w", options=dict(container_options or {})) as container:
         stream = container.add_stream(codec, rate=fps, options=_encoder_options(codec, gop, options))
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt

@@ -54,13 +54,16 @@ def ensure_clip(clip: Clip, folder: Path) -> Path:
     path = folder / f"{clip.name}.mp4"
     if path.exists():
         return path
-    from gpuload.demo_video import make_texture  # loads torch, which a run on existing clips may do without
+    from gpuload.demo_video import (
+        make_texture,
+        ordinary_priority,
+    )  # loads torch, which a run on existing clips may do without
 
     os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder prints pages otherwise
     folder.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part.mp4")
     texture = make_texture(np.random.default_rng(1), height=clip.height, width=clip.width)
-    with av.open(str(part), "w") as container:
+    with ordinary_priority(), av.open(str(part), "w") as container:
         options = dict(options_of(clip.codec, clip.gop, is_open=clip.is_open))
         stream = container.add_stream(ENCODERS[clip.codec], rate=FPS, options=options)
         assert isinstance(stream, VideoStream)

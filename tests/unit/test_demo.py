@@ -1,6 +1,7 @@
 """The demo dataset: valid, exact, decodable."""
 
 import json
+import os
 from pathlib import Path
 
 import av
@@ -77,6 +78,14 @@ def test_progress_counts_every_picture(tmp_path: Path) -> None:
     seen: list[int] = []
     write_dataset(tmp_path, episodes=2, frames=7, width=64, height=48, on_progress=seen.append)
     assert sum(seen) == 2 * 2 * 7
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="needs Linux's scheduling policies")
+def test_encoding_leaves_the_thread_as_it_was(tmp_path: Path) -> None:
+    """SVT-AV1 makes the calling thread a real-time one where it may: as root, in containers, say."""
+    before = os.sched_getscheduler(0)
+    write_dataset(tmp_path / "set", episodes=1, frames=8, width=128, height=96, codec="libsvtav1", gop=2)
+    assert os.sched_getscheduler(0) == before
 
 
 def test_an_existing_dataset_is_not_overwritten(tmp_path: Path) -> None:
