@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 ATTEMPTS = 6
-"""Plans tried to fit a budget: each costs 0.4 µs a slot and halves the range of patience, on a log scale."""
+"""Patiences tried to fit a budget: each halves their range, on a log scale."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,31 +67,88 @@ def group_frames(
     plan = _group(file, packet, start, patience=None, batch_size=batch_size, picture_bytes=picture_bytes)
     if plan.peak_bytes <= budget_bytes:
         return plan
-    low, high = 0.0, np.log2(len(file) + 1.0)
-    best = None
+    attempt = _Attempts(file, packet, start, batch_size=batch_size, picture_bytes=picture_bytes)
+    low, high, patience = 0.0, np.log2(len(file) + 1.0), 0.0
     for _ in range(ATTEMPTS):
         middle = (low + high) / 2
-        plan = _group(file, packet, start, patience=2**middle, batch_size=batch_size, picture_bytes=picture_bytes)
-        if plan.peak_bytes <= budget_bytes:
-            low, best = middle, plan
+        if attempt.peak_bytes(2**middle) <= budget_bytes:
+            low, patience = middle, 2**middle
         else:
             high = middle
-    if best is None:
-        best = _group(file, packet, start, patience=0.0, batch_size=batch_size, picture_bytes=picture_bytes)
-    return replace(best, limited=True)
+    plan = _group(file, packet, start, patience=patience, batch_size=batch_size, picture_bytes=picture_bytes)
+    return replace(plan, limited=True)
+
+
+class _Waits:
+    """Uses of GOPs, sorted by GOP and position, and how long each would have been waited for."""
+
+    def __init__(self, gop: Ints, position: Ints, *, batch_size: int) -> None:
+        self.order = np.argsort(gop, kind="stable")  # positions ascend
+        self.gop, self.position = gop[self.order], position[self.order]
+        self._first = np.append(True, np.diff(self.gop) != 0)[: len(gop)]
+        ends = np.append(np.flatnonzero(self._first)[1:], len(gop))
+        uses = np.diff(np.append(np.flatnonzero(self._first), len(gop)))
+        left = (np.repeat(ends, uses) - np.arange(len(gop))) / np.repeat(uses, uses)
+        self._price = np.diff(self.position, prepend=0) * left
+        self._price[np.diff(self.position // batch_size, prepend=-1) == 0] = 0.0  # nothing is kept within a batch
+
+    def opens(self, patience: float) -> npt.NDArray[np.bool_]:
+        """Which uses begin another group: those to which waiting costs more than ``patience``."""
+        return self._first | (self._price > patience)
+
+
+class _Attempts:
+    """What plans of different patience would keep, without making them: what is sorted is sorted once."""
+
+    def __init__(self, file: Ints, packet: Ints, start: Ints, *, batch_size: int, picture_bytes: Ints) -> None:
+        _, position, file_, packet_, gop = _uses(file, packet, start)
+        self._waits = _Waits(gop, position, batch_size=batch_size)
+        self._batch_size, self._batches = batch_size, len(file) // batch_size + 3
+        order = self._waits.order
+        frame = self._waits.gop << 32 | packet_[order]
+        # Groups of a GOP part its uses by position: a frame's uses in one group are neighbours here too.
+        self._by_frame = np.argsort(frame, kind="stable")
+        self._first_of_frame = np.append(True, np.diff(frame[self._by_frame]) != 0)[: len(frame)]
+        self._batch = self._waits.position[self._by_frame] // batch_size
+        self._weight = picture_bytes[file_[order]][self._by_frame]
+
+    def peak_bytes(self, patience: float) -> int:
+        """``DecodePlan.peak_bytes`` of the plan."""
+        opens = self._waits.opens(patience)
+        due = self._waits.position[opens] // self._batch_size
+        group = (np.cumsum(opens) - 1)[self._by_frame]
+        first = np.flatnonzero(self._first_of_frame | (np.diff(group, prepend=-1) != 0))
+        last = np.append(first[1:], len(group)) - 1
+        kept_from, kept_to, weight = due[group[first]], self._batch[last], self._weight[first]
+        return _peak(kept_from, kept_to, weight, self._batches)
+
+
+def _peak(kept_from: Ints, kept_to: Ints, weight: Ints, num_batches: int) -> int:
+    """Most bytes at any time of pictures that are kept from one batch to another."""
+    kept = kept_to > kept_from
+    begun = np.bincount(kept_from[kept], weight[kept], num_batches)  # exact: below 2**53
+    ended = np.bincount(kept_to[kept] + 1, weight[kept], num_batches)
+    return int(np.cumsum(begun - ended).max(initial=0))
+
+
+def _uses(file: Ints, packet: Ints, start: Ints) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    """Of the slots that have a frame: number, sample, file, packet and GOP, ascending by the first."""
+    slots = np.flatnonzero(file.ravel() >= 0)
+    file_, packet_, start_ = (a.ravel()[slots] for a in (file, packet, start))
+    _, gop = np.unique(file_ << 32 | start_, return_inverse=True)
+    return slots, slots // file.shape[1], file_, packet_, gop
 
 
 def _group(
     file: Ints, packet: Ints, start: Ints, *, patience: float | None, batch_size: int, picture_bytes: Ints
 ) -> DecodePlan:
     n, width = file.shape
-    slots = np.flatnonzero(file.ravel() >= 0)
-    position = slots // width
-    file_, packet_, start_ = (a.ravel()[slots] for a in (file, packet, start))
-
-    _, gop = np.unique(file_ << 32 | start_, return_inverse=True)
+    slots, position, file_, packet_, gop = _uses(file, packet, start)
+    start_ = start.ravel()[slots]
     if patience is not None:
-        gop = _sessions(gop, position, patience=patience, batch_size=batch_size)
+        waits = _Waits(gop, position, batch_size=batch_size)
+        gop = np.empty_like(gop)
+        gop[waits.order] = np.cumsum(waits.opens(patience)) - 1
     # `slots` ascends by position, so the first index of each value is where it is first due.
     _, first_slot, group = np.unique(gop, return_index=True, return_inverse=True)
     by_due = np.argsort(first_slot, kind="stable")
@@ -111,11 +168,7 @@ def _group(
     due = position[first_slot]
 
     kept_from, kept_to = due[picture_group] // batch_size, last_use // batch_size
-    kept = kept_to > kept_from
     weight = picture_bytes[file_[first_use]]
-    change = np.zeros(n // batch_size + 3, np.int64)
-    np.add.at(change, kept_from[kept], weight[kept])
-    np.add.at(change, kept_to[kept] + 1, -weight[kept])
 
     of_slot = np.full(n * width, -1, np.int64)
     of_slot[slots] = picture
@@ -130,21 +183,5 @@ def _group(
         group_last=picture_packet[edges[1:] - 1] if len(by_due) else np.zeros(0, np.int64),
         group_due=due,
         group_picture=edges,
-        peak_bytes=int(np.cumsum(change).max(initial=0)),
+        peak_bytes=_peak(kept_from, kept_to, weight, n // batch_size + 3),
     )
-
-
-def _sessions(gop: Ints, position: Ints, *, patience: float, batch_size: int) -> Ints:
-    """Numbers uses of the same GOP alike unless waiting from one to the next costs more than ``patience``."""
-    order = np.lexsort((position, gop))
-    gops, positions = gop[order], position[order]
-    first = np.append(True, np.diff(gops) != 0)
-    ends = np.append(np.flatnonzero(first)[1:], len(gops))
-    uses = np.diff(np.append(np.flatnonzero(first), len(gops)))
-    left = (np.repeat(ends, uses) - np.arange(len(gops))) / np.repeat(uses, uses)
-    wait = np.diff(positions, prepend=0)
-    same_batch = np.diff(positions // batch_size, prepend=-1) == 0
-    opens = first | (~same_batch & (wait * left > patience))
-    session = np.empty(len(gops), np.int64)
-    session[order] = np.cumsum(opens) - 1
-    return session

@@ -268,6 +268,7 @@ class TestCommandLine:
 
 def test_a_false_keyframe_is_found_by_decoding(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keyframes_module, "_LOOKED_AT", 0)  # of many keyframes the index looks at some only
+    monkeypatch.setattr(keyframes_module, "_ALL_OF", 0)
     before, moov = split(root / VIDEO)
     stbl = stbl_of(moov)
     keyframes = stbl.find(b"stss")

@@ -1,9 +1,12 @@
 """Laws of order and plan, on arrays alone."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from gpuload.plan import grouping
 from gpuload.plan.grouping import DecodePlan, group_frames
 from gpuload.plan.order import EpochOrder, epoch_order, rank_batch
 from gpuload.plan.shuffle import Runs, plan_runs
@@ -128,3 +131,17 @@ def test_a_rank_keeps_to_its_own_runs() -> None:
     plan, _ = plan_of(np.concatenate(of_rank), 30, budget=BUDGET)
     distinct = len(np.unique(plan.group_file[plan.picture_group] << 32 | plan.picture_packet))
     assert plan.frames_decoded < 1.6 * distinct
+
+
+def test_what_a_patience_would_keep_is_what_its_plan_keeps() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        shape = int(rng.integers(1, 300)), int(rng.integers(1, 4))
+        packet = rng.integers(0, int(rng.integers(1, 200)), shape)
+        start = packet // (gop := int(rng.integers(1, 40))) * gop
+        file = np.where(rng.random(shape) < 0.05, -1, rng.integers(0, 4, shape))
+        given: Any = {"batch_size": int(rng.integers(1, 20)), "picture_bytes": rng.integers(1, 1000, 4)}
+        attempts = grouping._Attempts(file, packet, start, **given)
+        for patience in (0.0, 0.5, 3.0, 40.0, 1e9):
+            plan = grouping._group(file, packet, start, patience=patience, **given)
+            assert attempts.peak_bytes(patience) == plan.peak_bytes
