@@ -94,7 +94,8 @@ class _Waits:
 
     def opens(self, patience: float) -> npt.NDArray[np.bool_]:
         """Which uses begin another group: those to which waiting costs more than ``patience``."""
-        return self._first | (self._price > patience)
+        opens: npt.NDArray[np.bool_] = self._first | (self._price > patience)
+        return opens
 
 
 class _Attempts:
