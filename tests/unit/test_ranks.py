@@ -55,7 +55,8 @@ def test_a_process_group_counts_more() -> None:
         "print(find_share(None, None)); dist.destroy_process_group(); print(find_share(None, None))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[:2] == ["(0, 1)", "(3, 4)"]
+    said = [line for line in done.stdout.split("\n") if line.startswith("(")]  # gloo may talk, too
+    assert said == ["(0, 1)", "(3, 4)"]
 
 
 def test_a_sampler_that_deals_samples_out_is_shared_no_further(
