@@ -88,9 +88,12 @@ def demux_index(path: str | Path) -> VideoIndex:
     flags = np.array(seen.flags, np.uint8)
     flags[[*false_keyframes(seen.kinds, flags & KEYFRAME != 0), *seen.without_sets]] &= ~np.uint8(KEYFRAME)
     if untimed:
-        time_base = 1 / rate
         pts, shown = _times_by_decoding(path, len(flags))
-        dts = np.arange(len(pts)) - max(int((np.arange(len(pts)) - pts).max()), 0)
+        if (np.diff(pts[shown]) > 0).all() and _is_ascending(seen.dts):  # with gaps where frames were dropped
+            pts = dts = np.array(seen.dts, np.int64)
+        else:
+            time_base = 1 / rate
+            dts = np.arange(len(pts)) - max(int((np.arange(len(pts)) - pts).max()), 0)
         flags = np.where(shown, flags & ~np.uint8(DISCARD), flags | DISCARD).astype(np.uint8)
     else:
         pts = np.array(seen.pts, np.int64)
@@ -202,6 +205,8 @@ def _times_by_decoding(path: str, count: int) -> tuple[npt.NDArray[np.int64], np
             context.thread_type = "AUTO"
             number = 0
             for packet in container.demux(stream):
+                if not packet.size and packet.dts is not None:
+                    continue  # AVI's mark of a frame that was dropped; the end has no time
                 if packet.size:
                     packet.pts = packet.dts = number
                     number += 1

@@ -74,12 +74,16 @@ def parse_mp4(path: str | Path) -> VideoIndex:
     if moov is None:
         raise damaged(path, "no 'moov' box, which holds the tables (the recording may not have been finished)")
     try:
-        return _build_index(moov, [box for box in boxes if box.kind == b"moof"], size_bytes, path)
+        is_lazy = any(box.kind == b"sidx" for box in boxes)
+        return _build_index(moov, [box for box in boxes if box.kind == b"moof"], size_bytes, path, is_lazy=is_lazy)
     except OverflowError as error:  # a 64-bit count in a damaged box that numpy cannot hold
         raise damaged(path, f"a number in the tables is out of range ({error})") from error
 
 
-def _build_index(moov: memoryview, fragments: list[Box], size_bytes: int, path: str) -> VideoIndex:
+def _build_index(
+    moov: memoryview, fragments: list[Box], size_bytes: int, path: str, *, is_lazy: bool = False
+) -> VideoIndex:
+    """``is_lazy``: FFmpeg reads fragments when it comes to them, because an index (``sidx``) says where they are."""
     track = _read_track(moov, size_bytes, path)
     edited = apply_edits(track.packets, track.edits, shift=track.shift, has_ctts=track.has_ctts, path=path)
     packets = _take(track.packets, edited.packet)
@@ -87,6 +91,10 @@ def _build_index(moov: memoryview, fragments: list[Box], size_bytes: int, path: 
     if fragments:
         added = _read_fragments(moov, fragments, track, size_bytes, path)
         shift = max(track.shift, int(-added.ctts.min(initial=0)))
+        if is_lazy and shift != track.shift:
+            begin = _read_fragments(moov, fragments[:1], track, size_bytes, path)
+            if shift != max(track.shift, int(-begin.ctts.min(initial=0))):
+                raise untold(path, "times that later fragments move", len(track.entries))
         offset = time_offset(track.edits)
         dts, media = added.dts - offset, added.dts + added.ctts
         count = len(added.pos)

@@ -57,7 +57,7 @@ def damaged(path: str, what: str) -> VideoError:
 
 
 def top_level_boxes(file: BinaryIO, size_bytes: int, path: str) -> Iterator[Box]:
-    """``moov`` and ``moof`` boxes of a file; everything else is skipped by a seek.
+    """``moov`` and ``moof`` boxes of a file, and ``sidx`` without its body; everything else is skipped by a seek.
 
     Raises:
         VideoError: a box's size is impossible, or reaches beyond the end of the file.
@@ -78,7 +78,9 @@ def top_level_boxes(file: BinaryIO, size_bytes: int, path: str) -> Iterator[Box]
             return  # behind the tables FFmpeg takes anything for the end
         if size < head:
             raise damaged(path, f"box {kind!r} at byte {offset} has the impossible size {size}")
-        if kind in (b"moov", b"moof"):
+        if kind == b"sidx":
+            yield Box(kind, offset, memoryview(b""))
+        elif kind in (b"moov", b"moof"):
             if offset + size > size_bytes:
                 raise damaged(path, f"box {kind!r} at byte {offset} needs {size} bytes, the file ends at {size_bytes}")
             total += size

@@ -6,7 +6,8 @@ from collections import OrderedDict
 from gpuload.errors import VideoError
 from gpuload.store.cache import BlobKey
 
-MAX_OPEN = 32
+MAX_OPEN = 128
+"""Files: some dozens of runs are active at once, each of several cameras."""
 
 
 class LocalFiles:
