@@ -24,6 +24,7 @@ from gpuload.index.video import Color, VideoIndex
 from gpuload.pipeline.direct import read_packets
 from tests.boxes import joined
 from tests.contracts.decoder import CODECS, DecoderContract, coded_videos, run_of
+from tests.integration.test_lying_files import sets_of
 from tests.videos import decode_all, make_video
 
 if util.find_spec("torchcodec") is None:
@@ -143,6 +144,27 @@ else:
         found = list(TorchcodecDecoder(one_call=one_call).decode(stream_of(video), whole(video)))
         assert [number for number, _ in found] == video.frame_packet.tolist()
         assert all(np.array_equal(pixels_of(p), e) for (_, p), e in zip(found, expected, strict=True))
+
+    def test_parameter_sets_that_packets_bring_stay_in_their_run(tmp_path: Path) -> None:
+        params = {"x264-params": "chroma-qp-offset=12"}
+        plain = make_video(tmp_path / "plain.mp4", gop=10, frames=30, tint=True)
+        other = make_video(tmp_path / "other.mp4", gop=10, frames=30, tint=True, options=params)
+        brings = tmp_path / "brings.mp4"  # the same configuration as the first, the second's packets
+        with av.open(str(plain)) as a, av.open(str(other)) as b, av.open(str(brings), "w") as new:
+            stream = new.add_stream_from_template(a.streams.video[0])
+            sets = sets_of(bytes(b.streams.video[0].codec_context.extradata or b""))
+            for packet in (p for p in b.demux(video=0) if p.size):
+                copy = av.Packet(sets + bytes(packet) if packet.is_keyframe else bytes(packet))
+                copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
+                copy.duration, copy.is_keyframe, copy.stream = packet.duration, packet.is_keyframe, stream
+                new.mux(copy)
+        decoder = TorchcodecDecoder()
+        for path in (plain, brings, plain, brings):
+            video = load_index(path, cache_dir=tmp_path / path.stem)
+            assert video.extradata == load_index(plain, cache_dir=tmp_path / "plain").extradata
+            expected = decode_all(path)
+            found = list(decoder.decode(stream_of(video), run_of(video, list(range(10, 20)))))
+            assert all(np.array_equal(pixels_of(p), e) for (_, p), e in zip(found, expected[10:20], strict=True))
 
     def test_irregular_times_change_nothing(tmp_path: Path) -> None:
         video = load_index(make_video(tmp_path / "video.mp4", frames=12, gop=12), cache_dir=tmp_path)
