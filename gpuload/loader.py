@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gpuload.arguments import at_least, choose_device, finishing_device, refuse_foreign
-from gpuload.cores import usable_cores
+from gpuload.cores import cores_of_rank
 from gpuload.datasets import LeRobotDataset
 from gpuload.device.stream import receive
 from gpuload.errors import ConfigError, DatasetError, LoaderClosed, VideoError, WorkerDied
@@ -111,14 +111,14 @@ class Loader:
             raise ConfigError(f"shuffle must be False, True, 'global' or 'block', got {shuffle!r}")
         if sampler is not None and shuffle:
             raise ConfigError("sampler and shuffle exclude each other: a sampler decides the order")
-        self.rank, self.world_size = find_share(rank, world_size, is_dealt=getattr(sampler, "num_replicas", 1) > 1)
+        self._is_dealt, self._is_told = (getattr(sampler, "num_replicas", None) or 1) > 1, rank is not None
+        self.rank, self.world_size = find_share(rank, world_size, is_dealt=self._is_dealt)
         if on_error not in ("raise", "skip"):
             raise ConfigError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-        if on_error == "skip" and self.world_size > 1:
-            raise ConfigError("on_error='skip' works on one rank only: ranks must get equally many batches")
         self.on_error = on_error
+        self._check_skipping()
         self.batch_size = at_least(1, "batch_size", batch_size)
-        threads = max(usable_cores() // ranks_here(), 1) if num_threads is None else num_threads
+        threads = cores_of_rank(ranks_here()) if num_threads is None else num_threads
         self.num_threads = at_least(1, "num_threads", threads)
         self.drop_last = drop_last
         self._source = _source_of(dataset)
@@ -169,6 +169,7 @@ class Loader:
         Raises:
             TypeError: the sampler has no length.
         """
+        self._settle_share()
         return len(self._schedule)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -182,6 +183,7 @@ class Loader:
         """
         if self._closed:
             raise LoaderClosed("the loader is closed; make a new one")
+        self._settle_share()
         if self._running is None:
             self._prefetcher.warm_up()  # while the order is made, for which files may have to be indexed
         iteration = self._running = self._schedule.begin()
@@ -244,6 +246,17 @@ class Loader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _settle_share(self) -> None:
+        """Where nobody told the share, the process group counts, which some launchers make after the loader."""
+        if not self._is_told:
+            self.rank, self.world_size = find_share(None, None, is_dealt=self._is_dealt)
+            self._check_skipping()
+            self._schedule.share(self.rank, self.world_size)
+
+    def _check_skipping(self) -> None:
+        if self.on_error == "skip" and self.world_size > 1:
+            raise ConfigError("on_error='skip' works on one rank only: ranks must get equally many batches")
 
     def _deliver(self, batch: Batch) -> dict[str, Any]:
         count = len(batch.samples)

@@ -29,7 +29,7 @@ def find_share(rank: int | None, world_size: int | None, *, is_dealt: bool = Fal
     if rank is None or world_size is None:
         rank, world_size = (0, 1) if is_dealt else _running()
         if world_size > 1:
-            logger.info("rank %d of %d, as the launcher says: every epoch is shared among them", rank, world_size)
+            logger.debug("rank %d of %d, as the launcher says: every epoch is shared among them", rank, world_size)
     if not 0 <= rank < world_size:
         raise ConfigError(f"rank must be in [0, world_size), got rank={rank}, world_size={world_size}")
     return rank, world_size

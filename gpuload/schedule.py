@@ -79,6 +79,10 @@ class Schedule:
         """
         return self._steps(len(self._source if self._sampler is None else self._sampler))  # type: ignore[arg-type]
 
+    def share(self, rank: int, world_size: int) -> None:
+        """Which part of what begins next is this rank's."""
+        self._rank, self._world_size = rank, world_size
+
     def begin(self) -> Iteration:
         """The epoch from its beginning, or from where a loaded state says.
 
@@ -203,8 +207,16 @@ class Schedule:
             self._order = self._epoch, order
         return self._order[1]
 
+    def _sampler_identity(self, order: EpochOrder) -> bytes:
+        """What the order was: itself, or, where the sampler gives each rank samples of its own, what is the same on all
+        of them."""
+        told = {name: getattr(self._sampler, name, None) for name in ("num_replicas", "seed", "shuffle", "epoch")}
+        if (told["num_replicas"] or 1) > 1:
+            return repr((told, len(order.samples))).encode()
+        return order.samples.tobytes()
+
     def _check_sampler(self, order: EpochOrder, start: int) -> None:
-        digest = hashlib.sha256(order.samples.tobytes()).hexdigest()
+        digest = hashlib.sha256(self._sampler_identity(order)).hexdigest()
         if start and self._sampler_digest not in (None, digest):
             raise StateMismatch(
                 "the sampler gives another order than when the state was taken; make its order a function of the epoch "

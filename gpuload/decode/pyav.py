@@ -2,7 +2,7 @@
 
 import re
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import av
 from av.error import FFmpegError
@@ -41,17 +41,12 @@ class PyavDecoder:
         missing, sets = set(run.wanted), point.sets if point is not None else ()
         entered = stream.codec == "h264" and point is not None and point.kind == "open"
         refused: DecodeError | None = None
-        # Of a picture in several slices a lost one is painted over, and a mark on that picture alone tells. It may be
-        # shown after pictures that refer to it: these wait until all has come out.
-        which = stream.extradata[run.entries[0] if run.entries else 0] if stream.extradata else b""
         self._unsure = run.first + run.leading
         if point is not None and point.kind not in ("clean", "open"):
             self._unsure += len(run.packets)
-        waits = not stream.in_order and stream.codec in CODECS and is_sliced(stream.codec, which, run.packets[0])
         if not (entered and run.leading):
             try:
-                pictures = self._decode(stream, run, set(missing) if waits else missing, sets, None, drains=waits)
-                yield from list(pictures) if waits else pictures
+                yield from self._decode(stream, run, missing, sets, None)
                 return
             except FFmpegError as error:
                 refused = failed(stream, self._number, f"the decoder refused it ({error})")
@@ -59,9 +54,7 @@ class PyavDecoder:
                     raise refused from error
         # It stops at what a picture does not need, and at references that an open GOP gives up without having them.
         try:
-            harmless = ENTERED if entered else HARMLESS
-            pictures = self._decode(stream, run, missing, sets, harmless, refused, drains=waits)
-            yield from list(pictures) if waits else pictures
+            yield from self._decode(stream, run, missing, sets, ENTERED if entered else HARMLESS, refused)
         except FFmpegError as error:
             raise failed(stream, self._number, f"the decoder refused it ({error})") from error
 
@@ -73,18 +66,18 @@ class PyavDecoder:
         sets: Sets,
         harmless: re.Pattern[str] | None,
         refused: DecodeError | None = None,
-        *,
-        drains: bool = False,
     ) -> Iterator[tuple[int, av.VideoFrame]]:
         """Yields what is still missing. ``sets``: the first packet's; ``harmless``: complaints to pass over, None where
-        the decoder is to stop at any; ``refused``: why it did stop, which one of them must explain; ``drains``: in the
-        end all that was fed is looked at."""
+        the decoder is to stop at any; ``refused``: why it did stop, which one of them must explain."""
         entry = run.entries[0] if run.entries else 0
         extradata = stream.extradata[entry] if stream.extradata else b""
         kept = self._session(stream, entry, run.first, sets, harmless)
         last = max(missing)
         fed: deque[int] | None = deque() if stream.in_order and stream.codec in CODECS else None
         doubtful = stream.codec not in MISS_REFERENCES
+        settling: Settling | None = None
+        if not stream.in_order and stream.codec in CODECS and is_sliced(stream.codec, extradata, run.packets[0]):
+            settling = Settling(lambda frame: self._spoils(frame, stream, run, missing))
         brings_sets = stream.codec in CODECS
         stopped, self._number = self._number, run.first
         try:
@@ -98,10 +91,15 @@ class PyavDecoder:
                     continue
                 if fed is not None:
                     fed.append(number)
+                if settling is not None:
+                    settling.feed(number)
                 if run.entries and run.entries[index] != entry:
                     # A new sample description is a new coded sequence: finish the old session before the new one.
                     rest = kept.fed(stream, number, None)
                     _check_order(stream, fed, rest)
+                    if settling is not None:
+                        rest = settling.settle(rest, is_end=True)
+                        settling.feed(number)
                     yield from self._shown(stream, run, rest, missing)
                     kept.context.flush_buffers()
                     entry = run.entries[index]
@@ -116,6 +114,8 @@ class PyavDecoder:
                 if refused is not None and number == stopped and not kept.has_complained:
                     raise refused
                 _check_order(stream, fed, frames)
+                if settling is not None:
+                    frames = settling.settle(frames)
                 for frame in frames:  # as _shown does, without a generator a packet
                     shown = frame.pts
                     if shown not in missing or frame.is_corrupt or doubtful:
@@ -125,9 +125,11 @@ class PyavDecoder:
                         yield shown, frame
                 if number >= last or not missing:
                     break
-            if missing or drains:
+            if missing:
                 rest = kept.fed(stream, self._number, None)
                 _check_order(stream, fed, rest)
+                if settling is not None:
+                    rest = settling.settle(rest, is_end=True)
                 yield from self._shown(stream, run, rest, missing)
         finally:
             kept.context.flush_buffers()
@@ -145,12 +147,22 @@ class PyavDecoder:
             number = frame.pts
             if number == run.first and frame.pict_type != PictureType.I and stream.codec not in MISS_REFERENCES:
                 raise failed(stream, number, "the file calls it a keyframe, but it is none")
-            if frame.is_corrupt and (number in missing or number is None or number > self._unsure):
-                raise failed(stream, number or run.first, "the picture is damaged")  # wanted or not: others refer to it
+            if self._spoils(frame, stream, run, missing):
+                raise failed(stream, number or run.first, "the picture is damaged")
             if number is None or number not in missing:
                 continue
             missing.discard(number)
             yield number, frame
+
+    def _spoils(self, frame: av.VideoFrame, stream: Stream, run: Run, missing: set[int]) -> bool:
+        """Whether a picture is damaged, and wanted or one that others may refer to."""
+        number = frame.pts
+        if not frame.is_corrupt or number is None or number in missing:
+            return frame.is_corrupt
+        if number <= self._unsure:
+            return False
+        which = stream.extradata[run.entries[number - run.first] if run.entries else 0] if stream.extradata else b""
+        return stream.codec != "h264" or is_reference(which, run.packets[number - run.first])
 
     def _session(
         self, stream: Stream, entry: int, packet: int, sets: Sets, harmless: re.Pattern[str] | None
@@ -165,6 +177,42 @@ class PyavDecoder:
         kept.sets = sets
         self._sessions.move_to_end(key)
         return kept
+
+
+class Settling:
+    """Pictures in the order in which they are shown, each held until all that were fed before it have come out.
+
+    Of a picture in several slices a lost one is painted over, and a mark on that picture alone tells. It may be shown
+    after pictures that refer to it.
+    """
+
+    def __init__(self, spoils: Callable[[av.VideoFrame], bool]) -> None:
+        """``spoils``: whether a picture makes those fed after it useless."""
+        self._spoils = spoils
+        self._inside: set[int] = set()
+        self._held: deque[av.VideoFrame] = deque()
+
+    def feed(self, number: int) -> None:
+        """A packet goes in."""
+        self._inside.add(number)
+
+    def settle(self, frames: "list[av.VideoFrame]", *, is_end: bool = False) -> "list[av.VideoFrame]":
+        """What may be handed out now that ``frames`` have come; behind one that spoils others comes nothing."""
+        for frame in frames:
+            self._inside.discard(frame.pts or 0)
+            if self._spoils(frame):
+                first = min(self._inside, default=frame.pts or 0)
+                sound = [one for one in self._held if (one.pts or 0) < min(first, frame.pts or 0)]
+                self._held.clear()
+                return [*sound, frame]
+            self._held.append(frame)
+        if is_end:
+            self._inside.clear()
+        settled = []
+        oldest = min(self._inside, default=None)
+        while self._held and (oldest is None or (self._held[0].pts or 0) < oldest):
+            settled.append(self._held.popleft())
+        return settled
 
 
 def _check_order(stream: Stream, fed: deque[int] | None, frames: "list[av.VideoFrame]") -> None:

@@ -11,9 +11,10 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,11 @@ import numpy.typing as npt
 import platformdirs
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+try:
+    import fcntl
+except ImportError:  # Windows: a copy may be made twice
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +51,38 @@ class _Opened:
         self.num_bytes = 0
 
 
+class _NoRoom(Exception):
+    """A copy cannot be written here."""
+
+
+@contextmanager
+def only_one(name: Path) -> Iterator[None]:
+    """Of all processes one at a time: workers of a DataLoader come to the same file together.
+
+    Raises:
+        _NoRoom: its folder cannot be written.
+    """
+    try:
+        name.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(name.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise _NoRoom(str(error)) from error
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 class ImageCells:
     """One image column of all data files. Safe between threads and in forks."""
 
     def __init__(self, files: tuple[Path, ...], key: str, cache_dir: Path | None = None) -> None:
         self._files, self._key = files, key
         self._folder = cache_dir if cache_dir is not None else Path(platformdirs.user_cache_dir("gpuload"))
-        self._can_copy = True
+        self._without_copy: set[int] = set()
+        """Files for whose copy there was no room."""
         self._starts: dict[int, npt.NDArray[np.int64]] = {}
         self._opened = _Opened()
 
@@ -65,17 +96,18 @@ class ImageCells:
         if opened.pid != os.getpid():  # a parent's thread may have held the lock, and been at the rest, at the fork
             opened = self._opened = _Opened()
         with opened.lock:
-            if self._can_copy:
-                reader = opened.copies[file] if file in opened.copies else self._copy(file)
-                if reader is not None:
-                    opened.copies[file] = reader
-                    opened.copies.move_to_end(file)
-                    if len(opened.copies) > _MOST_OPEN:
-                        opened.copies.popitem(last=False)
-                    part: pa.Array[Any] | pa.ChunkedArray[Any] = reader.get_batch(row // _ROWS).column(0)
-                    row %= _ROWS
-            if not self._can_copy:
+            reader = opened.copies.get(file)
+            if reader is None and file not in self._without_copy:
+                reader = self._copy(file)
+            part: pa.Array[Any] | pa.ChunkedArray[Any]
+            if reader is None:
                 part, row = self._group(opened, file, row)
+            else:
+                opened.copies[file] = reader
+                opened.copies.move_to_end(file)
+                if len(opened.copies) > _MOST_OPEN:
+                    opened.copies.popitem(last=False)
+                part, row = reader.get_batch(row // _ROWS).column(0), row % _ROWS
         value: object = part[row].as_py()
         return value
 
@@ -87,25 +119,28 @@ class ImageCells:
         name = self._folder / "pictures" / f"{hashlib.sha256(identity).hexdigest()}.arrow"
         try:
             return pa.ipc.open_file(pa.memory_map(str(name)))
-        except (OSError, pa.ArrowException):
-            pass  # it is to be made
-        with pq.ParquetFile(path, memory_map=True) as table:
-            try:
-                self._write(table, name)
-            except OSError as error:
-                self._can_copy = False
+        except (OSError, pa.ArrowException):  # it is to be made, or damaged
+            with suppress(OSError):
+                name.unlink()
+        try:
+            with pq.ParquetFile(path, memory_map=True) as table, only_one(name):
+                if not name.exists():  # another process may have made it meanwhile
+                    self._write(table, name)
+        except _NoRoom as error:
+            if not self._without_copy:
                 logger.warning(
                     "no copy of the pictures of %s can be kept in %s (%s), so row groups are read again and again: "
                     "set XDG_CACHE_HOME to a folder with room", path, name.parent, error,
                 )  # fmt: skip
-                return None
+            self._without_copy.add(file)
+            return None
         return pa.ipc.open_file(pa.memory_map(str(name)))
 
     def _write(self, table: pq.ParquetFile, name: Path) -> None:
         """Atomic: a reader sees a whole copy or none.
 
         Raises:
-            OSError: there is no room for it, or no right to write.
+            _NoRoom: there is none for it, or no right to write. OSError, pa.ArrowException: the file cannot be read.
         """
         about = table.metadata
         paths = [about.schema.column(c).path for c in range(about.num_columns)]
@@ -113,16 +148,15 @@ class ImageCells:
         size = sum(
             about.row_group(g).column(c).total_uncompressed_size for g in range(about.num_row_groups) for c in columns
         )
-        name.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(name.parent).free
         if free < 2 * size:
-            raise OSError(f"{size >> 20} MiB are needed, {free >> 20} MiB are free")
+            raise _NoRoom(f"{size >> 20} MiB are needed, {free >> 20} MiB are free")
         field = table.schema_arrow.field(self._key)
         plain = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
         schema = pa.schema([pa.field(self._key, plain)])
-        handle, temporary = tempfile.mkstemp(dir=name.parent, prefix=".writing-")
+        temporary = name.with_suffix(".writing")  # one that was broken off is written anew
         try:
-            with os.fdopen(handle, "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            with open(temporary, "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
                 rows = pa.table({self._key: pa.chunked_array([], plain)})
                 for batch in table.iter_batches(_ROWS, columns=[self._key]):
                     rows = pa.concat_tables([rows, pa.table({self._key: batch.column(0).cast(plain)})])
@@ -132,8 +166,10 @@ class ImageCells:
                 if rows.num_rows:
                     writer.write_batch(rows.combine_chunks().to_batches()[0])
             os.replace(temporary, name)
-        except BaseException:
-            os.unlink(temporary)
+        except BaseException as error:
+            temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno is not None:  # the system's: Arrow's own have no number
+                raise _NoRoom(str(error)) from error
             raise
 
     def _group(self, opened: _Opened, file: int, row: int) -> "tuple[pa.ChunkedArray[Any], int]":

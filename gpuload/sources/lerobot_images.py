@@ -1,6 +1,7 @@
 """Image features: pictures that lie in parquet rows, or in files that the rows name."""
 
 import io
+import multiprocessing
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -76,7 +77,8 @@ class ImageColumn:
 
     def _map(self, rows: list[int]) -> Iterable[npt.NDArray[np.generic]]:
         """Side by side: Pillow lets go of Python's lock while it unpacks."""
-        if len(rows) == 1 or usable_cores() == 1:
+        # A DataLoader has as many processes as its user wants.
+        if len(rows) == 1 or usable_cores() == 1 or multiprocessing.parent_process() is not None:
             return map(self._decode, rows)
         if self._pool is None or self._pool[0] != os.getpid():
             self._pool = os.getpid(), ThreadPoolExecutor(usable_cores(), "gpuload-images")

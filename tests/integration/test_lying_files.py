@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import av
 import av.logging
@@ -11,12 +12,16 @@ import numpy.typing as npt
 import pytest
 
 from gpuload import Loader
+from gpuload.decode.base import Run
+from gpuload.decode.pyav import PyavDecoder
 from gpuload.decode.registry import Machine, choose, kind_of
+from gpuload.decode.runs import stream_of
 from gpuload.device.nvdec import NvdecMissing
 from gpuload.device.planes import form_of
 from gpuload.errors import ConfigError, DecodeError, GpuloadError
 from gpuload.index.load import load_index
 from gpuload.index.nal import entry_of, units_of
+from gpuload.pipeline.direct import read_packets
 from gpuload.video import Video
 from tests.integration.test_exact import assert_all_frames_exact
 from tests.source import NumberedSource
@@ -316,6 +321,34 @@ def test_a_picture_that_refers_to_one_with_a_lost_slice_is_an_error(tmp_path: Pa
             with pytest.raises(DecodeError):
                 damaged.frames([frame])
     assert np.array_equal(damaged.frames([0])[0].numpy(), wanted[0])
+
+
+def test_what_comes_before_a_lost_slice_is_still_had(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "v.mp4", gop=30, frames=30, options={"x264-params": "slices=4:b-adapt=0:bframes=3"})
+    video = load_index(path)
+    wanted = decode_all(path)
+    number = 13  # the fourth P-frame: B-frames follow in threes
+    begin = int(video.pos[number])
+
+    def lose(data: bytearray) -> None:
+        second = begin + 4 + int.from_bytes(data[begin : begin + 4], "big")
+        assert data[second + 4] & 31 == 1
+        data[second + 4] = 12
+
+    patched(path, lose)
+    packets = read_packets(video, 0, 29)
+    run, found = Run(0, packets, (), frozenset(range(30)), video.pts.tolist()), dict[int, Any]()
+
+    def decode() -> None:
+        for packet, picture in PyavDecoder().decode(stream_of(video), run):
+            found[packet] = picture.to_ndarray(format="rgb24").transpose(2, 0, 1)
+
+    with pytest.raises(DecodeError, match="packet 13"):
+        decode()
+    assert sorted(found) == list(range(13))
+    assert list(found) == [n for n in video.frame_packet.tolist() if n < 13]  # as they are shown
+    for frame, packet in enumerate(video.frame_packet.tolist()):
+        assert packet not in found or np.array_equal(found[packet], wanted[frame])
 
 
 def test_an_access_point_that_is_only_about_right_is_not_begun_at(tmp_path: Path) -> None:

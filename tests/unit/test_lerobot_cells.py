@@ -3,7 +3,9 @@
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,7 @@ def check(cells: ImageCells, cell: Callable[[int, int], Any]) -> None:
 def test_any_row_is_had_as_it_is_stored(tmp_path: Path, cell: Callable[[int, int], Any], kind: Any) -> None:
     files = write(tmp_path / "data", cell, kind)
     check(ImageCells(files, KEY, tmp_path / "cache"), cell)
-    assert len(list((tmp_path / "cache/pictures").iterdir())) == sum(rows > 0 for rows in SIZES)
+    assert len(list((tmp_path / "cache/pictures").glob("*.arrow"))) == sum(rows > 0 for rows in SIZES)
 
 
 def test_copies_are_made_once_and_anew_for_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,4 +121,31 @@ def test_a_failed_copy_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises((OSError, pa.ArrowException)):
         [cells.cell(0, row) for row in range(SIZES[0])]
     assert cells.cell(2, 3) == value(2, 3)
-    assert not list((tmp_path / "cache/pictures").glob(".*"))
+    assert not list((tmp_path / "cache/pictures").glob("*.writing"))
+    assert not cells._without_copy, "it is not for want of room"
+
+
+def test_a_damaged_copy_is_made_anew(tmp_path: Path) -> None:
+    files = write(tmp_path / "data", value, pa.binary())
+    check(ImageCells(files, KEY, tmp_path / "cache"), value)
+    for number, path in enumerate((tmp_path / "cache/pictures").glob("*.arrow")):
+        path.write_bytes(b"" if number % 2 else b"no Arrow file")
+    check(ImageCells(files, KEY, tmp_path / "cache"), value)
+
+
+def test_who_comes_at_the_same_time_waits_for_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = write(tmp_path / "data", value, pa.binary())
+    write_one = ImageCells._write
+
+    def slowly(cells: ImageCells, table: Any, name: Path) -> None:
+        with (tmp_path / "log").open("a") as log:
+            log.write(f"{name.name}\n")
+        time.sleep(0.1)
+        write_one(cells, table, name)
+
+    monkeypatch.setattr(ImageCells, "_write", slowly)
+    with ThreadPoolExecutor(4) as pool:  # each with a lock of its own, as processes have
+        for done in [pool.submit(check, ImageCells(files, KEY, tmp_path / "cache"), value) for _ in range(4)]:
+            done.result(60)
+    written = (tmp_path / "log").read_text().split()
+    assert len(written) == len(set(written)) == sum(rows > 0 for rows in SIZES)

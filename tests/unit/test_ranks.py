@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +49,26 @@ def test_the_launchers_variables_count(source: NumberedSource, monkeypatch: pyte
         Loader(source, 4, device="cpu", on_error="skip")
 
 
+def test_a_group_that_is_made_after_the_loader_counts() -> None:
+    """As Lightning's launcher does it, whose processes have no RANK."""
+    code = (
+        "import sys, torch.distributed as dist; from pathlib import Path\n"
+        "from gpuload import Loader; from tests.source import NumberedSource\n"
+        "source = NumberedSource(Path(sys.argv[1]), episodes=1, cameras=1, frames=24, gop=12)\n"
+        "with Loader(source, 4, device='cpu') as loader:\n"
+        "    assert len(loader) == 6\n"
+        "    store = dist.HashStore(); dist.init_process_group('fake', store=store, rank=1, world_size=2)\n"
+        "    assert len(loader) == 3\n"
+        "    print([n for batch in loader for n in batch['index'].tolist()], loader.rank, loader.world_size)\n"
+    )
+    fake = "from torch.testing._internal.distributed import fake_pg\n"  # a group of processes that are not there
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run([sys.executable, "-c", fake + code, folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[0].endswith("1 2")
+    assert done.stdout.count(",") == 11
+
+
 def test_a_process_group_counts_more() -> None:
     code = (
         "import os, torch.distributed as dist; from gpuload.ranks import find_share\n"
@@ -67,8 +89,28 @@ def test_a_sampler_that_deals_samples_out_is_shared_no_further(
     sampler: DistributedSampler[int] = DistributedSampler(range(24), num_replicas=2, rank=1, shuffle=False)  # type: ignore[arg-type]  # anything with a length
     with Loader(source, 4, device="cpu", sampler=sampler) as loader:
         assert np.concatenate([batch["index"].numpy() for batch in loader]).tolist() == list(range(1, 24, 2))
+        state = _state_after(loader, 2)
+    other: DistributedSampler[int] = DistributedSampler(range(24), num_replicas=2, rank=0, shuffle=False)  # type: ignore[arg-type]
+    with Loader(source, 4, device="cpu", sampler=other) as loader:
+        loader.load_state_dict(state)  # of another rank
+        assert [batch["index"].tolist() for batch in loader] == [[16, 18, 20, 22]]
     with pytest.raises(ConfigError, match="one rank's samples already"):
         Loader(source, 4, device="cpu", sampler=sampler, rank=1, world_size=2)
+
+
+def _state_after(loader: Loader, batches: int) -> dict[str, Any]:
+    iterator = iter(loader)
+    for _ in range(batches):
+        next(iterator)
+    return loader.state_dict()
+
+
+def test_a_sampler_that_is_not_set_up_yet_is_no_dealer(source: NumberedSource) -> None:
+    class Later(list[int]):
+        num_replicas = None
+
+    with Loader(source, 4, device="cpu", sampler=Later(range(8))) as loader:
+        assert len(list(loader)) == 2
 
 
 @pytest.mark.parametrize(("rank", "world_size"), [(0, None), (None, 2), (2, 2), (-1, 2), (0, 0)])
