@@ -13,7 +13,7 @@ import pytest
 
 from gpuload import Loader
 from gpuload.decode.base import Run
-from gpuload.decode.pyav import PyavDecoder
+from gpuload.decode.pyav import PyavDecoder, Settling
 from gpuload.decode.registry import Machine, choose, kind_of
 from gpuload.decode.runs import stream_of
 from gpuload.device.nvdec import NvdecMissing
@@ -111,9 +111,9 @@ def halves(frames: int) -> list[npt.NDArray[np.uint8]]:
     return [first] * 10 + [second] + [mixed] * (frames - 11)
 
 
-def test_an_i_frame_that_is_no_access_point_is_not_begun_at(tmp_path: Path) -> None:
-    plain = tmp_path / "plain.mp4"
-    with av.open(str(plain), "w") as container:
+def video_of_halves(path: Path) -> Path:
+    """With an I-frame at 10 that is no access point: frame 11 refers to what was before it."""
+    with av.open(str(path), "w") as container:
         params = "ref=2:bframes=0:weightp=0:keyint=250:min-keyint=250:scenecut=40"
         stream = container.add_stream("libx264", rate=30, options={"x264-params": params})
         stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
@@ -122,6 +122,11 @@ def test_an_i_frame_that_is_no_access_point_is_not_begun_at(tmp_path: Path) -> N
             frame.pts = number
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    return path
+
+
+def test_an_i_frame_that_is_no_access_point_is_not_begun_at(tmp_path: Path) -> None:
+    plain = video_of_halves(tmp_path / "plain.mp4")
     kinds: list[str] = []
 
     def mark(number: int, data: bytes, key: bool) -> tuple[bytes, bool]:
@@ -351,17 +356,25 @@ def test_what_comes_before_a_lost_slice_is_still_had(tmp_path: Path) -> None:
         assert packet not in found or np.array_equal(found[packet], wanted[frame])
 
 
-def test_an_access_point_that_is_only_about_right_is_not_begun_at(tmp_path: Path) -> None:
-    plain = tmp_path / "plain.mp4"
-    with av.open(str(plain), "w") as container:
-        params = "ref=2:bframes=0:weightp=0:keyint=250:min-keyint=250:scenecut=40"
-        stream = container.add_stream("libx264", rate=30, options={"x264-params": params})
-        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
-        for number, picture in enumerate(halves(40)):
-            frame = av.VideoFrame.from_ndarray(picture, format="gray").reformat(format="yuv420p")
+def test_what_has_settled_is_handed_out_and_nothing_behind_damage() -> None:
+    def came(*numbers: int) -> list[int | None]:
+        frames = [av.VideoFrame(16, 16) for _ in numbers]
+        for frame, number in zip(frames, numbers, strict=True):
             frame.pts = number
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+        return [frame.pts for frame in settling.settle(frames)]
+
+    settling = Settling(lambda frame: frame.pts == 7)
+    for number in range(9):
+        settling.feed(number)
+    assert came(0) == [0]
+    assert came(3) == []  # shown before 1 and 2, which may be damaged
+    assert came(2) == []
+    assert came(1) == [3, 2, 1]  # as they are shown
+    assert came(4, 6, 5, 8, 7) == [4, 6, 5, 7]
+
+
+def test_an_access_point_that_is_only_about_right_is_not_begun_at(tmp_path: Path) -> None:
+    plain = video_of_halves(tmp_path / "plain.mp4")
     about = bytes.fromhex("00000005 06 06 01 84 80")  # recovery point: 0 frames, exact_match_flag 0, no broken link
 
     def mark(number: int, data: bytes, key: bool) -> tuple[bytes, bool]:
