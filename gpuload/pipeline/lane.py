@@ -155,7 +155,7 @@ class DeviceLane:
                 continue
             message = self._inbox.get()
             if message is StopIteration:
-                return
+                break
             if isinstance(message, Unit):
                 worker.take(message)
             elif isinstance(message, Go):
@@ -163,6 +163,7 @@ class DeviceLane:
                     self._on_done(self, done)
             else:
                 worker.forget()
+        worker.forget()  # it may be in the middle of a run, and its decoder is closed now
 
 
 def host_picture(frame: av.VideoFrame, stream: Stream, device: torch.device) -> DevicePicture:

@@ -2,9 +2,10 @@
 
 AHEAD = 2
 """Batches beyond the caller's that have a buffer: filled, or being filled."""
-PREPARED = 4
+PREPARED = 12
 """Batches beyond the caller's that are planned, read and sent to the workers. Where a training loop holds the GIL, each
-step of that waits for it 5 ms; so far ahead, no worker waits for those steps."""
+step of that waits for it 5 ms; so far ahead, no worker waits for those steps. And a GOP of 250 pictures takes as long as
+ten batches: each process needs the next one before the others have used up what they were sent."""
 MOMENT_S = 0.002
 """How long after a batch was taken the next one is planned, if nothing is urgent. Every operation of torch lets go of
 the GIL, and who has just been woken takes it for all that it does: the caller, with a few operations between it and its

@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import chain
 from typing import Any
 
@@ -29,9 +29,12 @@ class Worker(ABC):
         """Units that wait for their batch's ``Go``."""
         self._prepared: dict[int, tuple[Done, int]] = {}
         """Of units that wait for their buffer, by identity: what has come of them, and how many of their runs."""
+        self._begun: tuple[Done, Generator[None, None, None]] | None = None
+        """A run that is being prepared: what is said of its unit, and its pictures one by one."""
 
     def forget(self) -> None:
         """Drops all kept pictures: the epoch was left."""
+        self._drop_begun()
         self._kept.clear()
         self._kept_bytes = 0
         self._uses.clear()
@@ -51,14 +54,20 @@ class Worker(ABC):
                 yield self.run(unit, go)
 
     def decode_ahead(self) -> bool:
-        """Prepares a run of what waits, for when there is nothing else to do: a batch of long runs would otherwise wait
-        for one worker alone. False: there is nothing to prepare."""
+        """Prepares a picture of what waits, for when there is nothing else to do: a batch of long runs would otherwise
+        wait for one worker alone. False: there is nothing to prepare."""
+        if self._begun is not None:
+            self._go_on()
+            return True
         return any(map(self.prepare, chain.from_iterable(self._queued.values())))
 
     def run(self, unit: Unit, go: Go) -> Done:
         """Decodes and fills; errors are collected, never raised for a damaged picture."""
-        begin = time.perf_counter()
         done, prepared = self._prepared.pop(id(unit), (Done(unit.batch), 0))
+        # What other batches' runs are made ready for can wait while this one's pictures are there.
+        if self._begun is not None and (prepared < len(unit.tasks) or self._begun[0] is done):
+            self._finish_begun()
+        begin = time.perf_counter()
         self._streams.update(unit.streams)
         waiting: dict[int, list[FillAt]] = {}
         for picture, field, offset, view in unit.fills:
@@ -66,7 +75,8 @@ class Worker(ABC):
         for task in unit.tasks[prepared:]:
             if not self.is_wanted():
                 return done
-            self._decode(task, go.chunk, waiting, done)
+            for _ in self._decode(task, go.chunk, waiting, done):
+                pass
         for picture, places in waiting.items():
             kept = self._kept.get(picture)
             if kept is None:
@@ -79,17 +89,44 @@ class Worker(ABC):
         return done
 
     def prepare(self, unit: Unit) -> bool:
-        """Decodes the next run of a unit whose batch has no buffer yet; False: there is none left, or no room for its
-        pictures. The unit must be the very object that ``run`` is given later."""
-        begin = time.perf_counter()
+        """Begins the next run of a unit whose batch has no buffer yet; False: there is none left, or no room for its
+        pictures. The unit must be the very object that ``run`` is given later.
+
+        The run is left after each picture, so that batches that are due do not wait for the end of a long one.
+        """
+        self._finish_begun()
         done, prepared = self._prepared.get(id(unit), (Done(unit.batch), 0))
         if prepared == len(unit.tasks) or self._kept_bytes >= self._most_kept_bytes:
             return False
         self._streams.update(unit.streams)
-        self._decode(unit.tasks[prepared], 0, {}, done)
-        done.busy_s += time.perf_counter() - begin
         self._prepared[id(unit)] = done, prepared + 1
+        self._begun = done, self._decode(unit.tasks[prepared], 0, {}, done)
+        self._go_on()
         return True
+
+    def _go_on(self) -> None:
+        """One more picture of the run that is being prepared."""
+        assert self._begun is not None
+        begin = time.perf_counter()
+        done, pictures = self._begun
+        try:
+            next(pictures)
+        except StopIteration:
+            self._begun = None
+        finally:
+            done.busy_s += time.perf_counter() - begin
+
+    def _finish_begun(self) -> None:
+        while self._begun is not None:
+            if not self.is_wanted():
+                self._drop_begun()
+                return
+            self._go_on()
+
+    def _drop_begun(self) -> None:
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            begun[1].close()
 
     def is_wanted(self) -> bool:
         """Whether to go on: asked before each run."""
@@ -107,7 +144,10 @@ class Worker(ABC):
     def fill(self, picture: int, kept: Any, places: list[FillAt], chunk: int, done: Done) -> None:
         """Fills slots of one batch with a picture; an error goes to ``done.errors``."""
 
-    def _decode(self, task: DecodeTask, chunk: int, waiting: dict[int, list[FillAt]], done: Done) -> None:
+    def _decode(
+        self, task: DecodeTask, chunk: int, waiting: dict[int, list[FillAt]], done: Done
+    ) -> Generator[None, None, None]:
+        """Stops after each picture that is kept."""
         stream = self._streams[task.stream]
         names = dict(zip(task.packets, task.pictures, strict=True))
         self._uses.update(zip(task.pictures, task.uses, strict=True))
@@ -123,6 +163,7 @@ class Worker(ABC):
                 places = waiting.pop(picture, None)
                 if places:  # while the picture is warm in the processor's cache
                     self._use(picture, kept, places, chunk, done)
+                yield
         except GpuloadError as error:  # damage, or a device that cannot: the pictures' batches say so, others go on
             failure = error.anew()
             for picture in names.values():

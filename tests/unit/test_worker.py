@@ -68,33 +68,42 @@ def units_of(source: NumberedSource, shaping: Shaping, batches: list[npt.NDArray
     return units
 
 
-def run_all(units: list[Unit], shaping: Shaping, prepared: int) -> tuple[list[Done], list[bytes]]:
-    """Every unit, each after so many runs of the one behind it were prepared; what was said, and the batches."""
+def worker_with_memory(shaping: Shaping) -> tuple[HostWorker, mmap.mmap]:
+    """A worker and the memory of the one batch that it writes to."""
     worker = HostWorker("pyav", shaping.forms, 1 << 30)
     memory = mmap.mmap(-1, shaping.forms[0].slot_bytes * BATCH * 2)
     worker._chunks[0], worker._addresses[0] = memory, np.frombuffer(memory, np.uint8).ctypes.data
-    said, batches = [], []
-    for unit, behind in zip(units, [*units[1:], None], strict=True):
-        said.append(worker.run(unit, Go(unit.batch, 0, 0)))
+    return worker, memory
+
+
+def run_all(units: list[Unit], shaping: Shaping, prepared: int) -> tuple[list[Done], list[bytes]]:
+    """Every unit, each after so many pictures of those behind it were prepared; what was said, and the batches."""
+    worker, memory = worker_with_memory(shaping)
+    said, batches = list[Done](), []
+    for unit in units:
+        worker.take(unit)
+    for unit in units:
+        said += worker.go(Go(unit.batch, 0, 0))
         batches.append(bytes(memory))
-        for _ in range(prepared if behind is not None else 0):
-            assert behind is not None
-            worker.prepare(behind)
+        for _ in range(prepared):
+            worker.decode_ahead()
     assert not worker._kept
     assert not worker._prepared
     return said, batches
 
 
-@pytest.mark.parametrize("prepared", [1, 9])
+@pytest.mark.parametrize("gop", [2, 12])
+@pytest.mark.parametrize("prepared", [1, 2, 9, 99])
 @pytest.mark.parametrize("transform", [None, Transform(resize=(32, 48))])
 def test_what_is_prepared_is_what_would_have_been_done(
-    tmp_path: Path, prepared: int, transform: Transform | None
+    tmp_path: Path, gop: int, prepared: int, transform: Transform | None
 ) -> None:
-    source = NumberedSource(tmp_path, episodes=2, cameras=1, frames=24, gop=2, offsets=(-1, 0))
+    source = NumberedSource(tmp_path, episodes=2, cameras=1, frames=24, gop=gop, offsets=(-1, 0))
     order = np.random.default_rng(0).permutation(len(source))
     shaping = Shaping(source, transform, seed=0)
     units = units_of(source, shaping, np.split(order, len(order) // BATCH))
-    assert sum(len(unit.tasks) > 1 for unit in units[1:]) >= 2
+    if gop == 2:
+        assert sum(len(unit.tasks) > 1 for unit in units[1:]) >= 2
     expected, batches = run_all(units, shaping, 0)
     said, ahead = run_all(units, shaping, prepared)
     assert ahead == batches
@@ -104,6 +113,45 @@ def test_what_is_prepared_is_what_would_have_been_done(
         first = np.frombuffer(batches[0], np.uint8).reshape(BATCH, 2, 3, 64, 96)
         episode, row = divmod(int(order[0]), 24)
         assert np.array_equal(first[0, 1], pictures[episode][row])
+
+
+def test_a_batch_that_is_due_does_not_wait_for_a_run_that_is_prepared(source: NumberedSource) -> None:
+    shaping = Shaping(source, None, seed=0)
+    again, later = np.arange(1, 1 + BATCH), np.arange(24, 24 + BATCH)
+    units = units_of(source, shaping, [again, again, later, np.arange(36, 36 + BATCH)])
+    assert [len(unit.tasks) for unit in units] == [1, 0, 1, 1]
+    expected, batches = run_all(units, shaping, 0)
+    worker, memory = worker_with_memory(shaping)
+    for unit in units:
+        worker.take(unit)
+    (first,) = worker.go(Go(0, 0, 0))
+    while len(worker._kept) < BATCH + 1 + 2:  # two pictures of the next run beside those that the next batch shows
+        assert worker.decode_ahead()
+    (second,) = worker.go(Go(1, 0, 0))
+    assert bytes(memory) == batches[1]
+    assert len(worker._kept) == 2, "it has decoded for a later batch"
+    (fourth,) = worker.go(Go(3, 0, 0))  # its run needs the decoder
+    assert bytes(memory) == batches[3]
+    (third,) = worker.go(Go(2, 0, 0))
+    assert bytes(memory) == batches[2]
+    assert [done.frames_decoded for done in (first, second, third, fourth)] == [d.frames_decoded for d in expected]
+    assert not any(done.errors for done in (first, second, third, fourth))
+
+
+def test_an_epoch_that_is_left_ends_a_run_that_is_prepared(source: NumberedSource) -> None:
+    shaping = Shaping(source, None, seed=0)
+    units = units_of(source, shaping, [np.arange(BATCH), np.arange(24, 24 + BATCH)])
+    _, batches = run_all(units, shaping, 0)
+    worker, memory = worker_with_memory(shaping)
+    worker.take(units[0])
+    assert worker.decode_ahead()
+    worker.forget()
+    assert not worker.decode_ahead()
+    assert not worker._kept
+    worker.take(units[1])
+    (done,) = worker.go(Go(1, 0, 0))
+    assert not done.errors
+    assert bytes(memory) == batches[1]
 
 
 def decoder_process(shaping: Shaping, on_done: Callable[[Any, Done], None]) -> WorkerHandle:
@@ -166,6 +214,7 @@ def test_a_unit_has_no_more_runs_than_it_has(source: NumberedSource) -> None:
     (unit,) = units_of(source, shaping, [np.arange(BATCH)])
     worker = HostWorker("pyav", shaping.forms, 1 << 30)
     assert [worker.prepare(unit) for _ in range(len(unit.tasks) + 2)] == [True] * len(unit.tasks) + [False] * 2
+    assert not worker._begun
     worker.forget()
     assert not worker._prepared
     assert not worker._kept
