@@ -12,7 +12,7 @@ OF_DATALOADER = {
     "pin_memory": "device='cuda' makes batches in the GPU's memory; those of device='cpu' are ordinary memory",
     "collate_fn": "batches come stacked; change them in the loop",
     "batch_sampler": "give a sampler= of samples and batch_size=",
-    "prefetch_factor": "two batches are always prepared; lookahead= is how many samples are planned together",
+    "prefetch_factor": "two batches are always made ahead; lookahead= is how many samples are planned together",
     "persistent_workers": "decode processes live as long as the loader",
     "worker_init_fn": "decode processes run none of your code",
     "generator": "seed= decides the order",

@@ -29,7 +29,7 @@ from gpuload.findings import (
     name,
     ranges,
 )
-from gpuload.sources.lerobot_files import read_names
+from gpuload.sources.lerobot_files import number, read_names
 from gpuload.sources.lerobot_meta import TEMPLATES_V3
 from gpuload.sources.lerobot_rows import LANGUAGE, NEEDED
 
@@ -81,11 +81,13 @@ def open_folder(root: Path, found: list[Finding]) -> Folder | None:
             features[key] = feature
         else:
             found.append(folder.error(path, f"feature {key} has no dtype", "correct the feature in meta/info.json"))
-    fps = info.get("fps")
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not math.isfinite(fps) or fps <= 0:
-        found.append(folder.error(path, f"fps is {fps!r}, not a positive number", "correct fps in meta/info.json"))
+    stated = info.get("fps")
+    fps = math.nan if isinstance(stated, bool) else number(stated)
+    if not math.isfinite(fps) or fps <= 0:
+        text = f"fps is {stated!r:.40}, not a positive number"
+        found.append(folder.error(path, text, "correct fps in meta/info.json"))
         fps = math.nan
-    return Folder(root, info, features, float(fps))
+    return Folder(root, info, features, fps)
 
 
 def check_stats(folder: Folder, found: list[Finding]) -> None:

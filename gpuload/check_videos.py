@@ -14,7 +14,7 @@ from gpuload.findings import NAMES, Clip, Episode, Finding, Folder, Times, first
 from gpuload.index.load import load_index
 from gpuload.index.video import VideoIndex
 from gpuload.pipeline.direct import DirectReader
-from gpuload.sources.lerobot_frames import nearest_frames, row_times
+from gpuload.sources.lerobot_frames import nearest_frames, overlapping, row_times
 from gpuload.sources.lerobot_meta import read_feature
 
 
@@ -57,6 +57,7 @@ def check_videos(
             if number in times:
                 yield from check_clip(folder, clip, number, index, times[number], tolerance_s=tolerance_s)
                 yield from check_span(folder, clip, number, len(times[number]))
+        yield from check_overlaps(folder, path, clips, index, times)
         if deep:
             yield from check_pictures(folder, path, index)
 
@@ -110,6 +111,24 @@ def check_span(folder: Folder, clip: Clip, episode: int, length: int) -> Iterato
     if not abs(said - real) <= 1.5 / folder.fps:
         text = f"episode {episode} of {clip.camera} lasts {said:.4f} s by its timestamps, {real:.4f} s by its rows"
         yield folder.warning(folder.root / "meta" / "episodes", text, "correct to_timestamp")
+
+
+def check_overlaps(
+    folder: Folder, path: Path, clips: list[tuple[int, Clip]], index: VideoIndex, times: Mapping[int, Times]
+) -> Iterator[Finding]:
+    """No frame belongs to two episodes."""
+    claimed = []
+    for number, clip in clips:
+        stamps = times.get(number)
+        rows = np.flatnonzero(np.isfinite(stamps)) if stamps is not None else np.zeros(0, np.int64)
+        if stamps is None or not len(rows):
+            continue
+        ends_s = row_times(stamps[rows[[0, -1]]], rows[[0, -1]], fps=folder.fps).seconds + clip.from_s
+        first, last = nearest_frames(ends_s, index.pts_s, np.full(2, np.inf)).tolist()
+        claimed.append((first, last, number))
+    for one, other in overlapping(claimed):
+        text = f"episodes {one} and {other} show the same frames by their from_timestamps"
+        yield folder.error(path, text, "correct videos/<camera>/from_timestamp in meta/episodes")
 
 
 def check_pictures(folder: Folder, path: Path, index: VideoIndex) -> Iterator[Finding]:

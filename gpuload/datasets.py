@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from gpuload.errors import ConfigError, DatasetError
+from gpuload.errors import ConfigError, DatasetError, OutOfRange
 from gpuload.metadata import LeRobotMeta
 from gpuload.pipeline.direct import DirectReader
 from gpuload.sources.base import SampleSource, VideoField
@@ -231,7 +231,7 @@ class LeRobotDataset(Dataset[Sample]):
         """One sample; negative indices count from the end.
 
         Raises:
-            IndexError: there is no such sample. FrameNotFound: a timestamp has no frame. VideoError: decoding failed.
+            OutOfRange: there is no such sample. FrameNotFound: a timestamp has no frame. VideoError: decoding failed.
         """
         return self._items(np.array([self._checked(index)]))[0]
 
@@ -276,7 +276,7 @@ class LeRobotDataset(Dataset[Sample]):
     def _checked(self, index: int) -> int:
         number, size = operator.index(index), len(self)
         if not -size <= number < size:
-            raise IndexError(f"sample {number} of {size}")
+            raise OutOfRange(f"sample {number} of {size}")
         return number % size
 
     def _open(self) -> _Opened:

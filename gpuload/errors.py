@@ -1,5 +1,4 @@
-"""Every exception of gpuload's own, in one tree: ``except GpuloadError`` catches them all. An index beyond the end is
-Python's IndexError, as of any sequence."""
+"""Every exception of gpuload's own, in one tree: ``except GpuloadError`` catches them all."""
 
 from typing import Self
 
@@ -14,6 +13,10 @@ class GpuloadError(Exception):
 
 class ConfigError(GpuloadError, ValueError):
     """An argument cannot be used: the message says which, what was given and what is accepted."""
+
+
+class OutOfRange(GpuloadError, IndexError):
+    """There is no such sample or frame; an IndexError, as of any sequence."""
 
 
 class StateMismatch(GpuloadError, ValueError):

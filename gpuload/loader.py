@@ -125,6 +125,8 @@ class Loader:
         self._image_transforms = getattr(dataset, "image_transforms", None)
         if transform is not None and self._image_transforms is not None:
             raise ConfigError("transform and the dataset's image_transforms exclude each other: keep one of them")
+        if not -(1 << 63) <= int(seed) < 1 << 64:
+            raise ConfigError(f"seed must be a number of 64 bits, got {seed}")
         self._shaping = Shaping(self._source, transform, seed=int(seed))
         self._schedule = Schedule(
             self._source,

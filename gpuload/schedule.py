@@ -163,6 +163,9 @@ class Schedule:
                     "order": "another order",
                 }
                 raise StateMismatch(f"the state is of {what.get(name, 'another ' + name)}: {detail}")
+        missing = [name for name in ("epoch", "position") if not isinstance(state.get(name), int)]
+        if missing:
+            raise StateMismatch(f"the state has no number {missing[0]!r}: it is not what a loader's state_dict() gave")
         position = int(state["position"])
         if position < 0 or (position > len(self._source) and self._sampler is None):
             raise StateMismatch(f"the state's position {position} is outside the epoch of {len(self._source)} samples")

@@ -18,9 +18,9 @@ class LoaderStats:
     decoded_by: dict[str, int] = field(default_factory=dict)
     """The same by what decoded them: ``{"torchcodec on cuda:0": 900, "pyav on cpu": 100}``."""
     frames_distinct: int = 0
-    """Distinct pictures that planned batches show, per epoch; up to four batches ahead of what was delivered."""
+    """Distinct pictures that the delivered batches show, per epoch."""
     amplification: float = 0.0
-    """frames_decoded / frames_distinct."""
+    """frames_decoded / frames_distinct; in the middle of an epoch what was decoded ahead is in it."""
     bytes_read: int = 0
     wait_s: float = 0.0
     """Time that the iterator's ``next()`` waited."""

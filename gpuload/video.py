@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gpuload.errors import ConfigError, FrameNotFound
+from gpuload.errors import ConfigError, FrameNotFound, OutOfRange
 from gpuload.index.load import load_index
 from gpuload.pipeline.direct import DirectReader
 
@@ -71,7 +71,7 @@ class Video:
         """uint8 ``[n, 3, H, W]`` RGB on the CPU, in the order asked for; negative numbers count from the end.
 
         Raises:
-            IndexError: there is no such frame. DecodeError: it is damaged. ConfigError: these are no whole numbers.
+            OutOfRange: there is no such frame. DecodeError: it is damaged. ConfigError: these are no whole numbers.
         """
         asked = np.asarray(numbers)
         if asked.size == 0:
@@ -83,7 +83,7 @@ class Video:
         wanted = asked.astype(np.int64)
         bad = wanted[(wanted < -len(self)) | (wanted >= len(self))]
         if len(bad):
-            raise IndexError(f"{self.index.path}: frame {bad[0]} of {len(self)}")
+            raise OutOfRange(f"{self.index.path}: frame {bad[0]} of {len(self)}")
         out = np.empty((len(wanted), 3, *self.index.shown_size), np.uint8)
         self._opened().read(self.index, wanted % max(len(self), 1), out)
         return torch.from_numpy(out)

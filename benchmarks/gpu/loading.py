@@ -1,7 +1,7 @@
 """Whole loaders: with nothing else, beside busy Python, beside training; each against NVDEC's limit in the same run."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -77,20 +77,19 @@ def _counted(loader: gpuload.Loader, setting: Setting, run: Callable[[], object]
 
 
 def measure(setting: Setting) -> None:
-    """Every workload: block and global shuffle with nothing else; then what stands beside the base workload."""
+    """The base workload, and what stands beside it; then the others, as far as there is time."""
     rates: dict[str, float] = {}
     trying = partial(attempt, setting, needs_s=2 * setting.long_seconds + 4)
-    for workload in workloads(setting):
+    ordered = sorted(workloads(setting), key=lambda one: one.name != BASE)
+    for workload in ordered:
         for shuffle, backend in (("block", "auto"), ("block", "torchcodec"), ("global", "auto")):
             label = f"{workload.name} {shuffle}{NVDEC_ONLY if backend != 'auto' else ''}"
             trying(label, partial(plain, setting, workload, shuffle, backend, rates))
-    base = next((one for one in workloads(setting) if one.name == BASE), workloads(setting)[0])
-    trying(f"{base.name} block, a lane for each engine", partial(one_lane_each, setting, base))
-    for beside in ("process", "thread"):
-        trying(f"{base.name} beside a busy {beside}", partial(beside_python, setting, base, beside))
-    for workload in workloads(setting):
-        rate = rates.get(workload.name, 0.0)
-        trying(f"{workload.name} training", partial(training, setting, workload, rate))
+        trying(f"{workload.name} training", partial(training, setting, workload, rates))
+        if workload is ordered[0]:
+            for beside in ("process", "thread"):
+                trying(f"{workload.name} beside a busy {beside}", partial(beside_python, setting, workload, beside))
+            trying(f"{workload.name} block, a lane for each engine", partial(one_lane_each, setting, workload))
 
 
 def plain(setting: Setting, workload: Workload, shuffle: str, backend: str, rates: dict[str, float]) -> dict[str, Any]:
@@ -117,8 +116,9 @@ def beside_python(setting: Setting, workload: Workload, beside: str) -> dict[str
         return drawn(loader, setting, beside=beside)
 
 
-def training(setting: Setting, workload: Workload, rate: float) -> dict[str, Any]:
+def training(setting: Setting, workload: Workload, rates: Mapping[str, float]) -> dict[str, Any]:
     """A training loop that takes batches at half of the loader's rate: which share of a step's time it is blocked."""
+    rate = rates.get(workload.name, 0.0)
     device = torch.device(setting.device)
     dataset = dataset_of(ensure_workload(workload, setting.folder))
     with on_device(setting), make_loader(dataset, setting, shuffle="block") as loader:

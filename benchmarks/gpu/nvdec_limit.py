@@ -22,9 +22,10 @@ from benchmarks.gpu.workloads import coded_of, ensure_once, workloads
 
 PLANES = ("torchcodec", "pyav_cuda", "pynvvideocodec")
 """Candidates that give planes: those that convert colours do more than decode."""
-SAFE = ("torchcodec", "pyav_cuda")
-"""Tried where no earlier section says which ones work."""
-START_S = 90.0
+SAFE = ("torchcodec",)
+"""Tried where no earlier section says which ones work: a process that crashes ends the section."""
+START_S = 600.0
+"""How long a process waits for the others of a job: those with few processes come first, and take minutes together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +150,8 @@ def work(
         if job.root not in loaded:
             loaded[job.root] = coded_of(Path(job.root))
         meet = partial(meets[job.processes].wait, START_S)
-        meet()  # nobody makes sessions while others still measure the job before
         try:
+            meet()  # nobody makes sessions while others still measure the job before
             found = rate(job.candidate, device, loaded[job.root], sessions=job.sessions, seconds=seconds, meet=meet)
             results.put((index, found))
         except Exception as error:  # noqa: BLE001 - any library's any failure: the next job may do well

@@ -110,6 +110,8 @@ class PyavDecoder:
                     kept.sets = tuple(dict.fromkeys((*kept.sets, *entry_of(stream.codec, extradata, data).sets)))
                 packet = av.Packet(data)  # type: ignore[arg-type]  # takes any buffer; its stub says bytes
                 packet.pts = packet.dts = number
+                # PNG and its like add a picture to the one before unless they are told that it stands alone.
+                packet.is_keyframe = not index
                 frames = kept.fed(stream, number, packet)
                 if refused is not None and number == stopped and not kept.has_complained:
                     raise refused

@@ -18,7 +18,7 @@ from gpuload.index.mp4 import parse_mp4
 from gpuload.index.mp4_boxes import Untold
 from gpuload.index.video import Color, VideoIndex
 
-_MAGIC = b"gpuload index 6\n"
+_MAGIC = b"gpuload index 7\n"
 """Format version: count it up when a field's meaning changes, and older files are ignored."""
 _HEAD = struct.Struct("<QII")
 _ARRAYS = ("pos", "size", "pts", "dts", "flags", "entry", "frame_packet", "frame_start")

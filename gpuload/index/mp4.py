@@ -122,7 +122,7 @@ def _build_index(
     # Leading pictures are told by media time: an edit list gives the packets that it discards arbitrary times.
     alone = decodable_leading(path, entry.codec or "", configurations, replace(packets, is_key=is_key), cts)
     frame_packet, frame_start = frame_tables(cts, flags, path, alone=alone)
-    order = np.argsort(edited.pts[frame_packet], kind="stable")
+    order = np.lexsort((frame_packet, edited.pts[frame_packet]))  # edits may give two the same time: as they come
     codec, pixel_format = entry.codec, entry.pixel_format
     if not codec or not pixel_format:
         codec, pixel_format = ask_ffmpeg(path)

@@ -78,8 +78,8 @@ def apply_edits(packets: Packets, edits: tuple[Edit, ...], *, shift: int, has_ct
         numbers.append(np.arange(first, last + 1))
         times.append(dts)
         discards.append(~inside)
-    if not numbers:
-        return Edited(np.arange(n), packets.dts - shift, cts, np.zeros(n, bool))
+    if not numbers:  # nothing but time that passes before the first picture
+        return Edited(np.arange(0), packets.dts[:0], cts[:0], np.zeros(0, bool))
     number, dts = np.concatenate(numbers), np.concatenate(times)
     dts = dts - max(lowest - empty, 0)  # the first shown picture is at zero, or after the empty edits
     return Edited(number, dts, dts + shift + packets.ctts[number], np.concatenate(discards))

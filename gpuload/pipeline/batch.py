@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gpuload.device.arena import Place
+from gpuload.device.arena import BatchPool, Place
 from gpuload.errors import GpuloadError
 from gpuload.picture import DevicePicture, PictureForm
 from gpuload.pipeline.work import DecodeWorker
@@ -45,6 +45,8 @@ class Batch:
     sent_to: list[DecodeWorker] = field(default_factory=list)
     """Workers that wait for its buffer."""
     columns: dict[str, Any] = field(default_factory=dict)
+    distinct: int = 0
+    """Frames that no earlier batch of the epoch had."""
     waiting: int = 1
     """Units not yet done, one for the feeder, and one for what makes it on a device."""
     error: GpuloadError | None = None
@@ -53,6 +55,15 @@ class Batch:
     """uint8, all slots; on the CPU a view of the buffer."""
     ready: torch.cuda.Event | None = None
     """Reading waits for it."""
+
+    def give_buffer(self, pool: BatchPool) -> None:
+        """Has what was sent for it done."""
+        if self.place is None:
+            self.place, self.buffer = pool.take(self.num_bytes)
+        while self.sent_to:  # an interrupt in between leaves those that have not been told
+            worker = self.sent_to[0]
+            worker.go(self.number, pool.chunks[self.place.chunk], self.place.offset)
+            self.sent_to = [other for other in self.sent_to if other is not worker]
 
 
 class Layout:

@@ -1,5 +1,6 @@
 """The decode workers of a loader."""
 
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
@@ -12,7 +13,7 @@ from gpuload.pipeline.handle import WorkerHandle
 from gpuload.pipeline.lane import DeviceLane
 from gpuload.pipeline.route import Router, Way
 from gpuload.pipeline.share import Depth, Sharing, depth_of
-from gpuload.pipeline.work import DecodeWorker, Done
+from gpuload.pipeline.work import DecodeWorker, Done, release
 from gpuload.transform import SlotForm
 
 HOST = Way("pyav", "cpu")
@@ -54,6 +55,9 @@ class Crew:
 
     def __iter__(self) -> Iterator[DecodeWorker]:
         return iter([worker for workers in list(self._workers.values()) for worker in workers])
+
+    def __len__(self) -> int:
+        return sum(map(len, list(self._workers.values())))
 
     def pick(self, file: int, given: Callable[[DecodeWorker], float]) -> DecodeWorker:
         """Who will be done first with more of a file; ``given(worker)`` is work that its load does not show yet."""
@@ -97,11 +101,19 @@ class Crew:
         """Whether a file's pictures, most of them at least, are kept in device memory."""
         return self._router.way(file).device != "cpu"
 
-    def drop(self, dropped: Collection[DecodeWorker]) -> None:
-        """Ends workers whose work nobody wants; others are made when they are needed."""
-        _close(dropped)
+    def leave(self, lock: threading.Condition) -> None:
+        """Forgets an epoch. Who still decodes a long GOP for nobody is ended: a new one is there sooner."""
+        lost = [worker for worker in self if worker.pending or not worker.alive]
+        _close(lost)
         for workers in self._workers.values():
-            workers[:] = [worker for worker in workers if worker not in dropped]
+            workers[:] = [worker for worker in workers if worker not in lost]
+        for worker in [*lost, *self]:
+            if worker.pending:
+                with lock:  # one that does not come back must find nothing to count down if it ever does
+                    left, worker.pending = worker.pending, []
+                release(left)
+            worker.load = 0.0
+            worker.forget()
 
     def close(self) -> None:
         """Ends all workers; no more are made."""

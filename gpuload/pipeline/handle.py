@@ -19,7 +19,9 @@ from gpuload.pipeline.work import Done, Go, PendingUnit, Unit, join
 from gpuload.transform import SlotForm
 
 # The package is entered by its path, without its __init__: that imports torch (550 MB), which a decoder does not need.
+# Ctrl-C reaches the whole group, also while modules are imported; the loader decides.
 BOOT = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
     "import sys, types; package = types.ModuleType('gpuload'); package.__path__ = [sys.argv[1]];"
     "sys.modules['gpuload'] = package; from gpuload.pipeline.process import main; main(int(sys.argv[2]))"
 )

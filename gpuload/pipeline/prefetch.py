@@ -1,4 +1,4 @@
-"""Workers, bounded queues, shutdown: batches in order, two ahead, for any number of workers."""
+"""Workers, bounded queues, shutdown: batches in order, some of them ahead, for any number of workers."""
 
 import os
 import threading
@@ -17,11 +17,21 @@ from gpuload.pipeline.budget import Budgets, warn_if_costly
 from gpuload.pipeline.crew import Crew
 from gpuload.pipeline.feed import Lookahead, SeenFrames, WorkerShare
 from gpuload.pipeline.finish import Finisher, FinishingThread
-from gpuload.pipeline.pace import AHEAD, LEAVING_PATIENCE_S, MOMENT_S, PREPARED
+from gpuload.pipeline.pace import AHEAD, LEAVING_PATIENCE_S, MOMENT_S, PREPARED, Sight
 from gpuload.pipeline.route import Router
 from gpuload.pipeline.shaping import Shaping
 from gpuload.pipeline.tally import Tally
-from gpuload.pipeline.work import STAGED, DecodeWorker, Done, Unit, end_apart, is_in_use_here, join, release
+from gpuload.pipeline.work import (
+    STAGED,
+    DecodeWorker,
+    Done,
+    PendingUnit,
+    Unit,
+    end_apart,
+    is_in_use_here,
+    join,
+    release,
+)
 from gpuload.sources.base import SampleSource
 from gpuload.store.cache import BlobCache
 from gpuload.store.local import LocalFiles
@@ -75,6 +85,7 @@ class Prefetcher:
         self._stop = self._closed = self._ended = self._warned = False
         self._pid, self._ending = os.getpid(), threading.RLock()
         self._taken = self._steps = self._pictures = self._room = 0
+        self._sight = Sight(self._cache)
         self.tally = Tally()
         self.broken = False
         """The epoch was ended by what stopped planning."""
@@ -104,6 +115,7 @@ class Prefetcher:
         self.stop()
         self.warm_up()  # they start while the first lookahead is planned
         self._stop, self._feed_error, self._taken, self._steps, self.broken = False, None, 0, num_steps, False
+        self._sight.runs = 0
         if self._finishing is not None:
             self._finishing.start()
         feeder = threading.Thread(target=self._feed, args=(samples_of, epoch), name="gpuload-feed", daemon=True)
@@ -145,6 +157,7 @@ class Prefetcher:
                 except BaseException:  # Ctrl-C, or no memory for the next one: this batch is still to be had
                     self._taken, self._batches[number] = number, batch
                     raise
+                self.tally.frames_distinct += batch.distinct
                 self._changed.notify_all()
                 error = batch.error
         if error is None:
@@ -167,27 +180,16 @@ class Prefetcher:
         with self._changed:
             for worker in self._crew:
                 # None: Ctrl-C ended an earlier call behind the place where it forgot the batches.
-                known = [(unit, self._batches.get(unit[0])) for unit in worker.pending]
+                known = [(unit, self._batches.get(unit.batch)) for unit in worker.pending]
                 unplaced = [unit for unit, batch in known if batch is not None and batch.place is None]
                 worker.pending = [unit for unit in worker.pending if unit not in unplaced]
                 release(unplaced)
             # What has a buffer still writes into its buffer: its memory must not be handed out again before that ends.
-            self._changed.wait_for(
-                lambda: not any(w.alive and w.pending for w in self._crew), timeout=LEAVING_PATIENCE_S
-            )
+            self._changed.wait_for(lambda: not any(w.alive and w.pending for w in self._crew), LEAVING_PATIENCE_S)
             self._batches.clear()
         if self._finishing is not None:
             self._finishing.end()
-        # Decoding a long GOP for nobody: a new one is there sooner.
-        lost = [worker for worker in self._crew if worker.pending or not worker.alive]
-        self._crew.drop(lost)
-        for worker in [*lost, *self._crew]:
-            if worker.pending:
-                with self._changed:  # one that does not come back must find nothing to count down if it ever does
-                    left, worker.pending = worker.pending, []
-                release(left)
-            worker.load = 0.0
-            worker.forget()
+        self._crew.leave(self._changed)
         self.tally.kept.clear()
 
     def close(self) -> None:
@@ -257,10 +259,9 @@ class Prefetcher:
                     self._warned = True
                     warn_if_costly(plan.plan, self._budgets, self._crew.is_on_device)
                 for index, batch in enumerate(batches):
-                    if not self._wait_until_within(PREPARED, step + index):
+                    if not self._wait_for_turn(step + index):
                         return
-                    self._feed_one(plan, index, Batch(step + index, batch), epoch)
-                    self.tally.frames_distinct += plan.distinct[index]
+                    self._feed_one(plan, index, Batch(step + index, batch, distinct=plan.distinct[index]), epoch)
                 step += len(batches)
         except BaseException as error:  # noqa: BLE001 - it crosses a thread: next() raises it
             with self._changed:
@@ -272,11 +273,11 @@ class Prefetcher:
         form = None if field == STAGED else self._shaping.forms[field]
         return self._budgets.picture_bytes(self._source.video(file), self._router.way(file), form)
 
-    def _wait_until_within(self, ahead: int, number: int) -> bool:
-        """Until the caller is near enough to batch ``number``; False: the epoch was left."""
+    def _wait_for_turn(self, number: int) -> bool:
+        """Until batch ``number`` is to be planned; False: the epoch was left."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stop or number < self._taken + ahead)
-            if number == self._taken + PREPARED - 1:  # nothing is urgent
+            self._changed.wait_for(lambda: self._stop or number < self._taken + self._sight.depth(len(self._crew)))
+            if number >= self._taken + PREPARED - 1:  # nothing is urgent
                 self._changed.wait_for(lambda: self._stop, timeout=MOMENT_S)
             return not self._stop
 
@@ -292,15 +293,17 @@ class Prefetcher:
         def make_room(shares: dict[DecodeWorker, WorkerShare]) -> bool:
             flush(shares)
             # What is prepared further ahead holds its bytes until it has a buffer, so this batch waits for its own.
-            if not self._wait_until_within(AHEAD, batch.number):
-                raise LoaderClosed("the loader was closed while it was iterated")
             with self._changed:
+                self._changed.wait_for(lambda: self._stop or batch.number < self._taken + AHEAD)
+                if self._stop:
+                    raise LoaderClosed("the loader was closed while it was iterated")
                 return any(worker.pending for worker in self._crew)
 
         batch.error = plan.error_of(index)
         try:
             batch.columns = self._source.columns(batch.samples)
             self._shaping.shape_images(batch.columns, batch.samples, epoch)
+            self._sight.note(batch.columns)
         except GpuloadError as error:  # its pictures are decoded all the same: who keeps them counts who comes for them
             batch.error = error
         try:
@@ -343,21 +346,16 @@ class Prefetcher:
         """To the batches whose turn it is. Call with the lock held."""
         for number in range(self._taken, self._taken + AHEAD):
             batch = self._batches.get(number)
-            if batch is None or self._stop:
-                continue
-            if batch.place is None:
-                batch.place, batch.buffer = self._pool.take(batch.num_bytes)
-            while batch.sent_to:  # an interrupt in between leaves those that have not been told
-                worker = batch.sent_to[0]
-                worker.go(number, self._pool.chunks[batch.place.chunk], batch.place.offset)
-                batch.sent_to = [other for other in batch.sent_to if other is not worker]
+            if batch is not None and not self._stop:
+                batch.give_buffer(self._pool)
 
     def _submit(self, worker: DecodeWorker, share: WorkerShare, batch: Batch) -> None:
         unit = Unit(batch.number, tuple(share.tasks), tuple(share.fills), share.streams)
         with self._changed:
             batch.waiting += 1
-            worker.pending.append((batch.number, share.cost, share.leases))
+            worker.pending.append(PendingUnit(batch.number, share.cost, share.leases, len(share.tasks)))
             worker.load += share.cost
+            self._sight.runs += len(share.tasks)
             lost = not worker.alive
             worker.submit(unit)
             if batch.place is None:
@@ -371,12 +369,13 @@ class Prefetcher:
         with self._changed:
             if not worker.pending:  # given up for lost in the meantime
                 return
-            number, cost, leases = worker.pending.pop(0)
-            worker.load -= cost
+            unit = worker.pending.pop(0)
+            worker.load -= unit.cost
+            self._sight.runs -= unit.runs
             self.tally.add(worker, done, self._device)
             if done.is_measured:
                 self._crew.sharing.measured(worker.on_device, frames=done.frames_decoded, busy_s=done.busy_s)
-            batch = self._batches.get(number)
+            batch = self._batches.get(unit.batch)
             if batch is not None:
                 if done.errors and batch.error is None:
                     batch.error = done.errors[0].anew()  # another batch may have the same one
@@ -384,15 +383,16 @@ class Prefetcher:
                     batch.staged.found.update(done.found)
                 self._count_down(batch)
             self._changed.notify_all()
-        release([(number, cost, leases)])
+        release([unit])
 
     def _on_death(self, worker: DecodeWorker, reason: str) -> None:
         with self._changed:
             pending, worker.pending = worker.pending, []
-            for number, _, _ in pending:
-                batch = self._batches.get(number)
+            for unit in pending:
+                self._sight.runs -= unit.runs
+                batch = self._batches.get(unit.batch)
                 if batch is not None:
-                    died = WorkerDied(f"{reason} while it decoded batch {number}; it is started again")
+                    died = WorkerDied(f"{reason} while it decoded batch {unit.batch}; it is started again")
                     batch.error = batch.error or worker.fault or died
                     self._count_down(batch)
             self._changed.notify_all()

@@ -6,7 +6,6 @@ what decodes.
 """
 
 import gc
-import signal
 import socket
 
 import av
@@ -19,7 +18,6 @@ from gpuload.pipeline.work import Go, Unit
 
 def main(fd: int) -> None:
     """Serves one loader over the socket ``fd`` until it hangs up. Answers are ``Done``, or why it cannot begin."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the loader decides
     av.logging.set_level(None)
     gc.disable()  # it would walk through thousands of kept pictures again and again; forgetting them collects cycles
     connection = socket.socket(fileno=fd)

@@ -76,8 +76,13 @@ class Done:
     """Of staged pictures: (picture, the form of the planes that were written, or where it lies in device memory)."""
 
 
-PendingUnit = tuple[int, float, list[Lease]]
-"""(batch, cost, leases)."""
+class PendingUnit(NamedTuple):
+    """What a loader remembers of a unit that a worker has."""
+
+    batch: int
+    cost: float
+    leases: list[Lease]
+    runs: int
 
 
 class DecodeWorker(Protocol):
@@ -147,8 +152,8 @@ def end_apart(close: Callable[[], None], *, waits: bool) -> None:
 
 def release(pending: Iterable[PendingUnit]) -> None:
     """Gives back the bytes of units that are done, or that nobody does any more."""
-    for _, _, leases in pending:
-        for lease in leases:
+    for unit in pending:
+        for lease in unit.leases:
             lease.release()
 
 

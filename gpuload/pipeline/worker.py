@@ -18,7 +18,7 @@ class Worker(ABC):
     """Decodes each run once and keeps pictures until their last use. Not thread-safe."""
 
     def __init__(self, decoder: Decoder, *, most_kept_bytes: int = 0) -> None:
-        """``most_kept_bytes``: where ``prepare`` stops, so that what a plan does not count stays within the budget."""
+        """``most_kept_bytes``: where ``decode_ahead`` stops: a plan does not count what it keeps."""
         self._decoder, self._most_kept_bytes = decoder, most_kept_bytes
         self._streams: dict[int, Stream] = {}
         self._kept: dict[int, Any] = {}
@@ -54,12 +54,12 @@ class Worker(ABC):
                 yield self.run(unit, go)
 
     def decode_ahead(self) -> bool:
-        """Prepares a picture of what waits, for when there is nothing else to do: a batch of long runs would otherwise
-        wait for one worker alone. False: there is nothing to prepare."""
-        if self._begun is not None:
-            self._go_on()
-            return True
-        return any(map(self.prepare, chain.from_iterable(self._queued.values())))
+        """Decodes one more picture for batches that have no buffer yet, when there is nothing else to do: a batch of
+        long runs would otherwise wait for one worker alone. False: there is none, or no room for it."""
+        if self._begun is None or self._kept_bytes >= self._most_kept_bytes:
+            return any(map(self.prepare, chain.from_iterable(self._queued.values())))
+        self._go_on()
+        return True
 
     def run(self, unit: Unit, go: Go) -> Done:
         """Decodes and fills; errors are collected, never raised for a damaged picture."""
@@ -76,7 +76,8 @@ class Worker(ABC):
             if not self.is_wanted():
                 return done
             for _ in self._decode(task, go.chunk, waiting, done):
-                pass
+                if not self.is_wanted():
+                    return done
         for picture, places in waiting.items():
             kept = self._kept.get(picture)
             if kept is None:
@@ -94,10 +95,10 @@ class Worker(ABC):
 
         The run is left after each picture, so that batches that are due do not wait for the end of a long one.
         """
-        self._finish_begun()
         done, prepared = self._prepared.get(id(unit), (Done(unit.batch), 0))
         if prepared == len(unit.tasks) or self._kept_bytes >= self._most_kept_bytes:
             return False
+        self._finish_begun()
         self._streams.update(unit.streams)
         self._prepared[id(unit)] = done, prepared + 1
         self._begun = done, self._decode(unit.tasks[prepared], 0, {}, done)
@@ -129,7 +130,7 @@ class Worker(ABC):
             begun[1].close()
 
     def is_wanted(self) -> bool:
-        """Whether to go on: asked before each run."""
+        """Whether to go on: asked before each unit and after each picture."""
         return True
 
     def decoded(self, stream: Stream, run: Run, done: Done) -> Iterator[tuple[int, Any]]:
@@ -157,8 +158,9 @@ class Worker(ABC):
         run = Run(task.first, packets, task.entries, frozenset(task.packets), task.pts, task.leading)
         try:
             for number, frame in self.decoded(stream, run, done):
-                picture = names.pop(number)
+                picture = names[number]
                 kept = self._kept[picture] = self.keep(frame, stream, task.field)
+                del names[number]  # not before: what cannot be kept has failed too
                 self._kept_bytes += kept.num_bytes
                 places = waiting.pop(picture, None)
                 if places:  # while the picture is warm in the processor's cache

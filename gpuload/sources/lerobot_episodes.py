@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gpuload.errors import ConfigError, DatasetError
-from gpuload.sources.lerobot_files import number, read_jsonl, read_parquet, whole
+from gpuload.sources.lerobot_files import number, read_jsonl, read_parquet, values_of, whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,7 +92,7 @@ class EpisodeRows:
         if isinstance(what, str):
             column = self._columns[what]
             if column is None:
-                values = [value for part in self._table.stored[what] for value in part.to_pylist()]
+                values = [value for part in self._table.stored[what] for value in values_of(part, self._table.source)]
                 column = self._columns[what] = [values[i] for i in self._table.order.tolist()]
             return column
         if isinstance(what, slice) or hasattr(what, "__index__"):
@@ -125,8 +125,10 @@ def read_episodes_v3(root: Path) -> EpisodeTable:
         for name in table.column_names:
             stored.setdefault(name, []).append(table[name])
             if pa.types.is_integer(table[name].type) or pa.types.is_floating(table[name].type):
-                parts.setdefault(name, []).append(table[name].cast(pa.float64()).to_numpy().astype(np.float64))
-        listed = table["tasks"].to_pylist() if "tasks" in names else [None] * table.num_rows
+                parts.setdefault(name, []).append(
+                    table[name].cast(pa.float64(), safe=False).to_numpy().astype(np.float64)
+                )
+        listed = values_of(table["tasks"], path) if "tasks" in names else [None] * table.num_rows
         tasks += [tuple(map(str, value)) if isinstance(value, list) else () for value in listed]
     full = {name: np.concatenate(values) for name, values in parts.items()}
     wanted = ("episode_index", "length")

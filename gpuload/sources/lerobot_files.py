@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,18 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
         raise DatasetError(f"{path} cannot be read as parquet ({error}); download the file again") from error
 
 
+def values_of(column: "pa.ChunkedArray[Any] | pa.Array[Any]", path: str | Path) -> list[Any]:
+    """As Python's values.
+
+    Raises:
+        DatasetError: damaged: text that is none, numbers out of range.
+    """
+    try:
+        return column.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise DatasetError(f"{path} cannot be read ({error}); download the file again") from error
+
+
 def read_names(path: Path, noun: str) -> dict[int, str]:
     table = read_parquet(path)
     column = f"{noun}_index"
@@ -51,8 +64,8 @@ def read_names(path: Path, noun: str) -> dict[int, str]:
     if name is None or column not in table.column_names:
         got = ", ".join(table.column_names)
         raise DatasetError(f"{path}: expected columns {column!r} and {noun!r} (or '__index_level_0__'), got {got}")
-    numbers = whole(np.array([number(i) for i in table[column].to_pylist()]), column, str(path), table.num_rows)
-    return {int(i): str(text) for i, text in zip(numbers, table[name].to_pylist(), strict=True)}
+    numbers = whole(np.array([number(i) for i in values_of(table[column], path)]), column, str(path), table.num_rows)
+    return {int(i): str(text) for i, text in zip(numbers, values_of(table[name], path), strict=True)}
 
 
 def _index_columns(table: pa.Table) -> list[str]:
@@ -96,7 +109,11 @@ _parse: Callable[[bytes], object] = json.loads
 
 
 def number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
+    """NaN where it is none, or one beyond any float."""
+    try:
+        return float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        return math.nan
 
 
 def whole(values: npt.NDArray[np.float64] | None, name: str, source: str, count: int) -> npt.NDArray[np.int64]:

@@ -1,7 +1,9 @@
 """One camera of a LeRobot dataset: which frame of which file each row's timestamp means."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +11,8 @@ import numpy.typing as npt
 from gpuload.errors import GpuloadError
 from gpuload.index.video import VideoIndex
 from gpuload.sources.lerobot_meta import Placement
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +52,14 @@ def nearest_frames(
     # NaN compares false, so a NaN timestamp has no frame
     near = np.abs(pts_s[nearest] - wanted_s) < within_s
     return np.where(near, nearest, -1).astype(np.int32)
+
+
+def overlapping(claimed: list[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:
+    """Names of neighbours among ``(first frame, last frame, name)`` that have frames in common."""
+    claimed = sorted(claimed)
+    for (_, last, one), (first, _, other) in pairwise(claimed):
+        if first <= last:
+            yield one, other
 
 
 class CameraFrames:
@@ -91,10 +103,21 @@ class CameraFrames:
             self.errors[file] = error
             return
         self.errors.pop(file, None)
+        claimed: list[tuple[int, int, int]] = []
         for episode in self._by_file[self._file_ends[file] : self._file_ends[file + 1]].tolist():
             rows = slice(int(self._starts[episode]), int(self._starts[episode + 1]))
             within_s = self._tolerance_s + self._times.slack_s[rows]
             self._frame[rows] = nearest_frames(self.wanted_s(episode, rows), pts_s, within_s)
+            shown = self._frame[rows][self._frame[rows] >= 0]
+            if len(shown):
+                claimed.append((int(shown.min()), int(shown.max()), int(episode)))
+        shared = list(overlapping(claimed))
+        if shared:
+            logger.warning(
+                "%s: %d episodes of camera %r show frames of another one, the first begins at sample %d: is its "
+                "from_timestamp wrong? `gpuload check` lists them",
+                self.placement.files[file], len(shared), self.key, self._starts[shared[0][1]],
+            )  # fmt: skip
         self._resolved[file] = True
 
     def wanted_s(self, episode: int, rows: slice) -> npt.NDArray[np.float64]:

@@ -92,7 +92,9 @@ class ImageColumn:
         try:
             data = stored.data if stored.data is not None else self._path_of(stored.path, row, where).read_bytes()
             return _pixels(data)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except DatasetError:
+            raise
+        except Exception as error:  # of a damaged file Pillow raises what its parsers meet: TypeError, KeyError, …
             raise DatasetError(f"{where} cannot be decoded ({error}); download the file again") from error
 
     def _path_of(self, path: str | None, row: int, where: str) -> Path:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gpuload.errors import ConfigError, DatasetError
 from gpuload.sources.lerobot_episodes import EpisodeTable, read_episodes_v2, read_episodes_v3
-from gpuload.sources.lerobot_files import read_json, read_names, read_tasks_jsonl
+from gpuload.sources.lerobot_files import number, read_json, read_names, read_tasks_jsonl
 
 TEMPLATES_V3 = {
     "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
@@ -158,9 +158,10 @@ def read_info(root: Path) -> Info:
     version = "v" + str(raw.get("codebase_version", "")).removeprefix("v")
     if not version.startswith(("v3.", "v2.")):
         raise DatasetError(f"{path}: codebase_version is {version!r}, readable are v3.x and v2.x; convert the dataset")
-    fps = raw.get("fps")
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not math.isfinite(fps) or fps <= 0:
-        raise DatasetError(f"{path}: fps must be a positive number, got {fps!r}; correct the file")
+    stated = raw.get("fps")
+    fps = math.nan if isinstance(stated, bool) else number(stated)
+    if not math.isfinite(fps) or fps <= 0:
+        raise DatasetError(f"{path}: fps must be a positive number, got {stated!r:.40}; correct the file")
     listed = raw.get("features")
     if not isinstance(listed, dict) or not listed:
         raise DatasetError(f"{path}: features must be an object with at least one key; correct the file")
@@ -174,7 +175,7 @@ def read_info(root: Path) -> Info:
             raise DatasetError(f"{path}: {name} must be text, got {value!r}; correct the file")
     features = {str(key): read_feature(path, str(key), value) for key, value in listed.items()}
     return Info(
-        version, float(fps), features, text["robot_type"], chunks_size,
+        version, fps, features, text["robot_type"], chunks_size,
         text["data_path"] or usual["data_path"], text["video_path"] or usual["video_path"], text["image_path"], raw,
     )  # fmt: skip
 
@@ -195,13 +196,18 @@ def format_path(root: Path, template: str, **fields: object) -> str:
     return inside(root, relative, f"path template {template!r} of {root}/meta/info.json")
 
 
+LONGEST_NAME = 255
+
+
 def inside(root: Path, relative: str, what: str) -> str:
     """``relative``, normalised. Links are not followed: Hugging Face's cache links to its blobs.
 
     Raises:
-        DatasetError: it leaves ``root``.
+        DatasetError: it leaves ``root``, or no file can have such a name.
     """
     clean = os.path.normpath(relative)
+    if max(map(len, clean.split(os.sep))) > LONGEST_NAME:
+        raise DatasetError(f"{what} is too long for a file: {relative!r:.80}…; correct it")
     if os.path.isabs(clean) or clean.split(os.sep, 1)[0] == ".." or "\0" in clean:
         raise DatasetError(f"{what} points outside the dataset: {relative!r}; correct it")
     return clean

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gpuload.errors import DatasetError
-from gpuload.sources.lerobot_files import read_parquet
+from gpuload.sources.lerobot_files import read_parquet, values_of
 from gpuload.sources.lerobot_images import ImageColumn
 from gpuload.sources.lerobot_meta import Feature, Meta
 
@@ -204,7 +204,7 @@ def _texts(path: Path, table: pa.Table, key: str) -> npt.NDArray[np.object_]:
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         raise DatasetError(f"{path}: feature {key!r} should be text, got {column.type}; correct the file")
     coded = column.dictionary_encode()
-    words = np.array([*coded.dictionary.to_pylist(), None], dtype=object)
+    words = np.array([*values_of(coded.dictionary, path), None], dtype=object)
     texts: npt.NDArray[np.object_] = words[coded.indices.fill_null(len(words) - 1).to_numpy(zero_copy_only=False)]
     return texts
 

@@ -78,6 +78,11 @@ class BlobCache:
         with self._changed:
             return sum(entry.holds > 0 for entry in self._entries.values())
 
+    @property
+    def is_half_empty(self) -> bool:
+        """No more than half of the budget is in use."""
+        return 2 * self.used_bytes <= self.capacity_bytes
+
     def acquire_all(
         self,
         keys: Iterable[BlobKey],

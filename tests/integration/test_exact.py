@@ -13,7 +13,7 @@ from gpuload.index.video import KEYFRAME, frame_tables
 from gpuload.pipeline.direct import DirectReader
 from gpuload.video import Video
 from tests.boxes import joined
-from tests.videos import decode_all, make_video
+from tests.videos import decode_all, frame_number, make_video
 
 CLOSED = "log-level=error:keyint=10:min-keyint=10:open-gop=0"
 ENCODERS = ["libx264", "libx265", "libsvtav1", "libvpx-vp9"]
@@ -86,6 +86,18 @@ def test_odd_sizes(tmp_path: Path) -> None:
     assert_all_frames_exact(make_video(tmp_path / "v.mp4", pix_fmt="yuv444p", width=129, height=97, frames=12, gop=5))
     assert_all_frames_exact(make_video(tmp_path / "w.mp4", width=98, height=66, frames=12, gop=5))
     assert_all_frames_exact(make_video(tmp_path / "x.mp4", codec="libvpx-vp9", width=129, height=97, frames=12, gop=5))
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix", "pix_fmt"),
+    [("png", "mp4", "rgb24"), ("png", "avi", "rgb24"), ("ffv1", "mkv", "yuv420p"), ("huffyuv", "avi", "yuv422p")],
+)
+def test_pictures_that_stand_alone(tmp_path: Path, codec: str, suffix: str, pix_fmt: str) -> None:
+    """FFmpeg adds PNGs up unless each is said to be a keyframe."""
+    path = make_video(tmp_path / f"v.{suffix}", codec=codec, gop=1, frames=8, pix_fmt=pix_fmt)
+    assert_all_frames_exact(path)
+    numbers = [5, 2, 7, 2, 0]
+    assert [frame_number(picture.numpy()) for picture in Video(path).frames(numbers)] == numbers
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mov", ".ts", ".avi", ".h264"])

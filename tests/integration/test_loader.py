@@ -19,7 +19,6 @@ import torch
 from gpuload.errors import ConfigError, DecodeError, LoaderClosed, StateMismatch, VideoError, WorkerDied
 from gpuload.loader import Loader
 from gpuload.pipeline.handle import WorkerHandle
-from gpuload.pipeline.pace import PREPARED
 from gpuload.store.cache import BlobKey
 from tests.source import NumberedSource
 from tests.videos import decode_all
@@ -189,7 +188,7 @@ def test_a_dead_worker_costs_batches_not_the_epoch(
                 seen += 1
             except WorkerDied:
                 failed += 1
-        assert failed <= PREPARED
+        assert 0 < failed <= 8
         assert seen == len(loader) - failed
         assert loader.stats.workers_restarted == 1
 
@@ -272,7 +271,7 @@ def test_leaving_long_decodes_starts_new_workers(tmp_path: Path) -> None:
         for worker in busy:
             os.kill(worker.pid, signal.SIGSTOP)  # before it can have decoded anything: Python takes longer to start
         deadline = time.monotonic() + 20
-        while not all(any(number == 0 for number, _, _ in worker.pending) for worker in busy):
+        while not all(any(unit.batch == 0 for unit in worker.pending) for worker in busy):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         begin = time.perf_counter()

@@ -29,6 +29,9 @@ VARIANTS = {
     ),
     "rgb24 to bytes": (Source("rgb24", 640, 480), Target(480, 640)),
     "gray resized": (Source("gray", 640, 480), Target(960, 1280)),
+    "gray to bytes": (Source("gray", 640, 480), Target(480, 640)),
+    "p016le to bytes": (Source("p016le", 640, 480), Target(480, 640)),
+    "yuv420p16le to float": (Source("yuv420p16le", 640, 480), Target(480, 640, torch.float32)),
     "gbrp10le to float": (Source("gbrp10le", 640, 480), Target(480, 640, torch.float32)),
 }
 

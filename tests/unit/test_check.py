@@ -146,6 +146,16 @@ def test_timestamps_without_frames_are_counted(root: Path) -> None:
     only(check_dataset(root), VIDEO, "episode 2", "10 of 20")
 
 
+@pytest.mark.parametrize("start", [0.0, 19 / 30])
+def test_episodes_that_claim_the_same_frames_are_found(root: Path, start: float) -> None:
+    path = root / "meta/episodes/chunk-000/file-000.parquet"
+    starts = pq.read_table(path)[f"videos/{CAMERA}/from_timestamp"].to_numpy()
+    assert starts.tolist()[:2] == [0.0, pytest.approx(20 / 30)]
+    set_column(path, f"videos/{CAMERA}/from_timestamp", [0.0, start, starts[2]])
+    set_column(path, f"videos/{CAMERA}/to_timestamp", [20 / 30, start + 20 / 30, starts[2] + 20 / 30])
+    assert only(check_dataset(root), VIDEO, "episodes 0 and 1 show the same frames").severity == "error"
+
+
 def test_nan_timestamps_are_found(root: Path) -> None:
     stamps = pq.read_table(root / DATA)["timestamp"].to_numpy().copy()
     stamps[[25, 26]] = np.nan

@@ -19,6 +19,7 @@ from gpuload.index.load import load_index
 from gpuload.index.mp4 import parse_mp4
 from gpuload.index.mp4_boxes import Untold
 from gpuload.index.video import VideoIndex
+from gpuload.video import Video
 from tests.boxes import with_compact_sizes, with_wide_offsets
 from tests.videos import decode_all, frame_number, make_video
 
@@ -150,6 +151,25 @@ def test_edit_lists_agree_with_ffmpeg(tmp_path: Path, codec: str, bframes: str, 
     options = {"bf": bframes} if codec == "libx264" else {"x265-params": parameters}
     path = with_edits(make_video(tmp_path / "v.mp4", codec=codec, gop=8, options=options), edits)
     assert_as_demuxed(path)
+
+
+def test_pictures_that_edits_give_the_same_time_come_in_ffmpegs_order(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "v.mp4", frames=12, gop=3, options={"bf": "2"})
+    path = with_edits(path, [(300, 512 * 4), (233, 512 * 11)])
+    shown = [frame_number(picture) for picture in decode_all(path)]
+    video = Video(path)
+    assert len(video) == len(shown) > len(set(video.index.frame_pts.tolist()))
+    assert [frame_number(picture.numpy()) for picture in video] == shown
+    demuxed = demux_index(path)
+    np.testing.assert_array_equal(video.index.frame_packet, demuxed.frame_packet)
+
+
+def test_an_edit_list_of_nothing_but_delay_shows_nothing(tmp_path: Path) -> None:
+    path = with_edits(make_video(tmp_path / "v.mp4", frames=9), [(500, -1)])
+    with av.open(str(path)) as container:
+        assert not list(container.decode(video=0))
+    with pytest.raises(VideoError, match="no packets"):
+        load_index(path)
 
 
 @pytest.mark.parametrize("turn", [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -45,6 +46,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no json": (lambda root: (root / "meta/info.json").write_text("{"), r"info\.json"),
     "json list": (lambda root: (root / "meta/info.json").write_text("[]"), r"info\.json"),
     "fps text": (info(fps="many"), "fps"),
+    "fps beyond floats": (info(fps=10**400), "fps"),
+    "endless name": (info(video_path="v" * 5000 + "{video_key}"), "too long"),
     "old version": (info(codebase_version="v1.6"), "v1.6"),
     "escaping data": (info(data_path="../{chunk_index}/{file_index}"), "outside"),
     "escaping video": (info(video_path="/etc/{video_key}"), "outside"),
@@ -58,6 +61,45 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no video": (lambda root: shutil.rmtree(root / "videos" / WRIST), "wrist.*video_keys"),
     "cut video": (cut_short(f"videos/{TOP}/**/*.mp4"), "mp4"),
 }
+
+
+def no_text(root: Path) -> None:
+    """Bytes in a column of text that are none: parquet does not look."""
+
+    def change(table: pa.Table) -> pa.Table:
+        wrong = pa.Array.from_buffers(
+            pa.string(), 1, [None, pa.py_buffer(np.array([0, 2], np.int32).tobytes()), pa.py_buffer(b"\xff\xfe")]
+        )
+        return table.slice(0, 1).set_column(table.column_names.index(name), name, wrong)
+
+    path = root / "meta/tasks.parquet"
+    name = next(n for n in pq.read_table(path).column_names if n != "task_index")
+    edit_table(path, change)
+
+
+def test_text_that_is_none_is_told(copy: Path) -> None:
+    no_text(copy)
+    with pytest.raises(DatasetError, match=r"tasks\.parquet cannot be read"):
+        LeRobotDataset(copy)[0]
+
+
+@pytest.mark.parametrize("moved", [0.0, -1 / 30])
+def test_episodes_that_claim_the_same_frames_are_told(
+    copy: Path, caplog: pytest.LogCaptureFixture, moved: float
+) -> None:
+    key = f"videos/{TOP}/from_timestamp"
+
+    def change(table: pa.Table) -> pa.Table:
+        starts = table[key].to_numpy().copy()
+        assert starts[1] > 0 == starts[0]
+        starts[1] += moved - (starts[1] if not moved else 0.0)
+        return replace(table, key, pa.array(starts))
+
+    LeRobotDataset(copy)[7]
+    assert "another one" not in caplog.text
+    edit_table(min(copy.glob("meta/episodes/**/*.parquet")), change)
+    LeRobotDataset(copy)[7]
+    assert f"1 episodes of camera '{TOP}' show frames of another one" in caplog.text
 
 
 @pytest.mark.parametrize("name", DAMAGE)

@@ -276,3 +276,11 @@ def test_a_state_of_something_else_is_refused(source: NumberedSource, change: di
     plan = schedule(source)
     with pytest.raises(StateMismatch, match=next(iter(change)).replace("fingerprint", "another dataset")):
         plan.load_state_dict({**plan.state_dict(), **change})
+
+
+@pytest.mark.parametrize("name", ["epoch", "position"])
+def test_a_state_without_a_place_is_refused(source: NumberedSource, name: str) -> None:
+    plan = schedule(source)
+    for state in ({**plan.state_dict(), name: None}, {k: v for k, v in plan.state_dict().items() if k != name}):
+        with pytest.raises(StateMismatch, match=name):
+            plan.load_state_dict(state)

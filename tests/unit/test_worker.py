@@ -214,7 +214,9 @@ def test_a_unit_has_no_more_runs_than_it_has(source: NumberedSource) -> None:
     (unit,) = units_of(source, shaping, [np.arange(BATCH)])
     worker = HostWorker("pyav", shaping.forms, 1 << 30)
     assert [worker.prepare(unit) for _ in range(len(unit.tasks) + 2)] == [True] * len(unit.tasks) + [False] * 2
-    assert not worker._begun
+    while worker._begun:
+        assert worker.decode_ahead()
+    assert not worker.decode_ahead()
     worker.forget()
     assert not worker._prepared
     assert not worker._kept
