@@ -1,7 +1,7 @@
 """How fast a dataset loads on this machine: ``gpuload bench``."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -57,10 +57,11 @@ def run_bench(
     device: str = "auto",
     backend: str = "auto",
     video_keys: Sequence[str] | None = None,
+    report: Callable[[int, int], object] = lambda done, total: None,
 ) -> Measurement:
     """Load ``batches`` batches (an epoch if None) of windows of ``window`` frames as uint8 and time every ``next()``.
 
-    Nothing is done with a batch: the rate is the loader's own.
+    Nothing is done with a batch, but ``report(done, total)``: the rate is the loader's own.
 
     Raises:
         ConfigError: a count is below 1, or the dataset gave no batch.
@@ -91,6 +92,7 @@ def run_bench(
                 break
             samples += len(batch["index"])
             waits.append(time.perf_counter() - asked_s)
+            report(len(waits), min(len(loader), batches or len(loader)))
         if loader.device.type == "cuda":
             torch.cuda.synchronize(loader.device)  # the last batch is made when its stream says so
         elapsed_s = time.perf_counter() - start_s

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gpuload.check_legacy import read_episodes_v2, read_tasks_v2
+from gpuload.check_pictures import DECODE_S, Report, check_pictures
 from gpuload.check_videos import check_videos
 from gpuload.errors import DatasetError
 from gpuload.findings import (
@@ -37,11 +38,18 @@ UNTOLD = -1
 """Of an episode's place among all rows, where the table does not have it."""
 
 
-def check_dataset(root: Path, *, deep: bool = False, tolerance_s: float = TOLERANCE_S) -> tuple[Finding, ...]:
+def check_dataset(
+    root: Path,
+    *,
+    decode_s: float = DECODE_S,
+    tolerance_s: float = TOLERANCE_S,
+    report: Report = lambda done, total: None,
+) -> tuple[Finding, ...]:
     """All findings about the dataset in ``root``, errors first. Never stops at the first, never raises for bad data.
 
-    Reads ``meta/``, every data file (images left out) and every video's packet table; with ``deep`` it also decodes
-    every picture, which takes as long as playing through the dataset. Changes nothing in ``root``.
+    Reads ``meta/``, every data file (images left out) and every video's packet table, and decodes pictures for
+    ``decode_s`` seconds: of every file a part, and all of them where that suffices (infinity: always all; 0: none).
+    ``report(done, total)`` is told of the pictures. Changes nothing in ``root``.
     """
     found: list[Finding] = []
     folder = open_folder(root, found)
@@ -51,7 +59,9 @@ def check_dataset(root: Path, *, deep: bool = False, tolerance_s: float = TOLERA
         tasks = (read_tasks_v2 if folder.is_v2 else read_tasks)(folder, found)
         found += check_totals(folder, episodes)
         times = check_data(folder, episodes, found, tasks=tasks)
-        found += check_videos(folder, episodes, times, deep=deep, tolerance_s=tolerance_s)
+        sound: list[tuple[Path, int]] = []
+        found += check_videos(folder, episodes, times, sound, tolerance_s=tolerance_s)
+        found += check_pictures(folder, sound, seconds=decode_s, report=report)
     return tuple(sorted(dict.fromkeys(found), key=lambda finding: (finding.severity, finding.file)))
 
 

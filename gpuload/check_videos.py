@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from pathlib import Path
 
 import av
@@ -13,15 +12,20 @@ from gpuload.errors import DatasetError, GpuloadError
 from gpuload.findings import NAMES, Clip, Episode, Finding, Folder, Times, first_line, ranges
 from gpuload.index.load import load_index
 from gpuload.index.video import VideoIndex
-from gpuload.pipeline.direct import DirectReader
 from gpuload.sources.lerobot_frames import nearest_frames, overlapping, row_times
 from gpuload.sources.lerobot_meta import read_feature
 
 
 def check_videos(
-    folder: Folder, episodes: list[Episode], times: Mapping[int, Times], *, deep: bool, tolerance_s: float
+    folder: Folder,
+    episodes: list[Episode],
+    times: Mapping[int, Times],
+    sound: list[tuple[Path, int]],
+    *,
+    tolerance_s: float,
 ) -> Iterator[Finding]:
-    """Every mp4 against the features and the timestamps that ask for its frames."""
+    """Every mp4 against the features and the timestamps that ask for its frames. Those that have an index are added to
+    ``sound``, with how many frames they have."""
     users: dict[tuple[str, Path], list[tuple[int, Clip]]] = {}
     for episode in episodes:
         for clip in episode.clips:
@@ -58,8 +62,7 @@ def check_videos(
                 yield from check_clip(folder, clip, number, index, times[number], tolerance_s=tolerance_s)
                 yield from check_span(folder, clip, number, len(times[number]))
         yield from check_overlaps(folder, path, clips, index, times)
-        if deep:
-            yield from check_pictures(folder, path, index)
+        sound.append((path, index.num_frames))
 
 
 def check_stream(folder: Folder, path: Path, camera: str, index: VideoIndex) -> Iterator[Finding]:
@@ -129,19 +132,3 @@ def check_overlaps(
     for one, other in overlapping(claimed):
         text = f"episodes {one} and {other} show the same frames by their from_timestamps"
         yield folder.error(path, text, "correct videos/<camera>/from_timestamp in meta/episodes")
-
-
-def check_pictures(folder: Folder, path: Path, index: VideoIndex) -> Iterator[Finding]:
-    """Decodes the whole file as training does: what is refused there is refused here."""
-    lost, windows, first = 0, 0, ""
-    try:
-        with closing(DirectReader()) as reader:
-            for frames, cause in reader.damage(index):
-                # its advice is to run this check
-                lost, windows, first = lost + frames, windows + 1, first or first_line(cause).partition("; run ")[0]
-    except (GpuloadError, OSError) as cause:
-        yield folder.error(path, first_line(cause), "fetch the file again")
-        return
-    if windows:
-        text = f"{lost} of {index.num_frames} pictures cannot be decoded, in {windows} keyframe windows; the first: "
-        yield folder.error(path, text + first.removeprefix(f"{path.absolute()}: "), "fetch or encode the file again")

@@ -1,8 +1,11 @@
 """The command line: ``gpuload demo | info | check | bench | doctor | env | view``."""
 
+import math
 import os
 import shlex
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,12 +14,14 @@ import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from typer.core import TyperGroup
 
 from gpuload import ffmpeg
 from gpuload.bench import Shuffle, run_bench
 from gpuload.check import check_dataset
+from gpuload.check_pictures import DECODE_S
 from gpuload.datasets import LeRobotDataset
 from gpuload.demo import run_demo
 from gpuload.doctor import diagnose, version_of
@@ -150,21 +155,42 @@ def info(path: DatasetPath, camera: Cameras = None) -> None:
     console.print(columns)
 
 
+@contextmanager
+def _progress(noun: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, gone at the end; what it gives is called with how many are done of how many."""
+    columns = (TextColumn(noun), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, refresh_per_second=4, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(noun, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 @app.command()
 def check(
     path: DatasetPath,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Also decode every picture: finds damaged bytes, takes longer.")
-    ] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every picture, however long it takes.")] = False,
+    decode_seconds: Annotated[
+        float, typer.Option(help="How long to decode pictures, a part of every file after the other; 0: not at all.")
+    ] = DECODE_S,
 ) -> None:
     """Look for everything that is wrong with a dataset: all findings at once, each with what to do.
 
-    Missing and truncated files, timestamps without a frame, videos without keyframes, index mismatches, and metadata
-    that lies about fps, size, codec or counts. Exit code 1 if there is an error; warnings alone leave it 0.
+    Missing and truncated files, timestamps without a frame, videos without keyframes, pictures that cannot be decoded,
+    index mismatches, and metadata that lies about fps, size, codec or counts. The last line says how many pictures
+    there was no time for. Exit code 1 if there is an error; warnings alone leave it 0.
 
     Example: `gpuload check ~/datasets/pusht --deep && python train.py`
     """
-    found = check_dataset(Path(path), deep=deep)
+    decoded = {"done": 0, "total": 0}
+    with _progress("pictures") as show:
+
+        def report(done: int, total: int) -> None:
+            decoded.update(done=done, total=total)
+            show(done, total)
+
+        found = check_dataset(Path(path), decode_s=math.inf if deep else decode_seconds, report=report)
     alike: dict[tuple[str, str, str], list[str]] = {}
     for finding in found:
         alike.setdefault((finding.severity, finding.message, finding.remedy), []).append(finding.file)
@@ -174,7 +200,9 @@ def check(
         typer.echo(f"{label}  {files[0]}{more}: {message}\n       {remedy}")
     errors = sum(finding.severity == "error" for finding in found)
     counts = f"{_counted(errors, 'error')}, {_counted(len(found) - errors, 'warning')}"
-    typer.echo(f"{path}: {counts if found else 'nothing wrong found'}")
+    left = decoded["total"] - decoded["done"]
+    more = f"; {left:,} of {decoded['total']:,} pictures were not decoded (--deep decodes all)" if left else ""
+    typer.echo(f"{path}: {counts if found else 'nothing wrong found'}{more}")
     if errors:
         raise typer.Exit(1)
 
@@ -200,18 +228,20 @@ def bench(
     Example: `gpuload bench ~/datasets/pusht --batches 200 --shuffle global`
     """
     modes: dict[Mode, Shuffle] = {Mode.block: "block", Mode.global_: "global", Mode.none: False}
-    found = run_bench(
-        path,
-        batches=batches,
-        batch_size=batch_size,
-        window=window,
-        shuffle=modes[shuffle],
-        seed=seed,
-        num_threads=num_threads,
-        device=device,
-        backend=backend,
-        video_keys=camera,
-    )
+    with _progress("batches") as report:
+        found = run_bench(
+            path,
+            batches=batches,
+            batch_size=batch_size,
+            window=window,
+            shuffle=modes[shuffle],
+            seed=seed,
+            num_threads=num_threads,
+            device=device,
+            backend=backend,
+            video_keys=camera,
+            report=report,
+        )
     typer.echo(f"rate           {found.frames_per_s:,.0f} frames/s ({found.frames:,} in {found.elapsed_s:.2f} s)")
     typer.echo(f"first batch    {found.first_s * 1e3:.0f} ms")
     typer.echo(f"wait           p50 {found.wait_p50_s * 1e3:.1f} ms, p95 {found.wait_p95_s * 1e3:.1f} ms")

@@ -60,20 +60,24 @@ class DirectReader:
                 self._convert(video, picture, out, _form_of(video, out[None]))
                 yield out
 
-    def damage(self, video: VideoIndex) -> Iterator[tuple[int, DecodeError]]:
-        """``(frames lost, why)`` of each keyframe window that decoding refuses; decodes the whole file.
+    def windows(self, video: VideoIndex, *, part: int, parts: int) -> Iterator[tuple[int, int, DecodeError | None]]:
+        """``(frames, frames lost, why)`` of every ``parts``-th keyframe window, as it is decoded; of a file that can be
+        read from its beginning only, all are in part 0.
 
         Raises:
             VideoError: the file cannot be read.
         """
+        if not video.contiguous:
+            part, parts = (0, 1) if part == 0 else (len(video.pos), 1)
         packets = _all_packets(video)
-        for first, chosen in groups(video.frame_start):
-            left = len(chosen)
+        for first, chosen in list(groups(video.frame_start))[part::parts]:
+            left, refused = len(chosen), None
             try:
                 for _ in self._pictures(video, first, video.frame_packet[chosen], packets):
                     left -= 1
             except DecodeError as error:
-                yield left, error
+                refused = error
+            yield len(chosen), left, refused
 
     def _pictures(
         self,

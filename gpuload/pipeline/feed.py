@@ -18,12 +18,15 @@ from gpuload.index.video import VideoIndex
 from gpuload.pipeline.batch import Staged
 from gpuload.pipeline.work import STAGED, DecodeTask, DecodeWorker, Fill
 from gpuload.plan.grouping import DecodePlan, group_frames
-from gpuload.sources.base import SampleSource
+from gpuload.sources.base import FrameRefs, SampleSource
 from gpuload.store.cache import BlobCache, BlobKey, Lease, Reader
 from gpuload.store.packets import demux_packets
 
 ALIGNED = 64
 """Bytes that staged pictures begin at multiples of."""
+ASKED_AT_ONCE = 512
+"""Samples whose frames are looked up before looking whether anybody still wants them: each may need a file of its own,
+which is indexed for the first time."""
 ASKED_AGAIN_S = 0.5
 """How long one waits for bytes to be given back before looking whether anybody still wants them."""
 FILL_COST = 0.3
@@ -79,14 +82,19 @@ class Lookahead:
         slot_fields: npt.NDArray[np.int64],
         first_picture: int,
         seen: SeenFrames,
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         """``picture_bytes(file, field)``: what a kept picture of a file counts of ``budget_bytes``;
-        ``slot_fields`` ``[S]``: field of each slot column, ``STAGED`` where a device makes the slots."""
+        ``slot_fields`` ``[S]``: field of each slot column, ``STAGED`` where a device makes the slots.
+
+        Raises:
+            LoaderClosed: ``is_wanted()`` is not true any more.
+        """
         self.source = source
         self.first_picture = first_picture
         samples = np.concatenate(batches)
         self.begins = np.cumsum([0, *(len(b) for b in batches)])
-        refs = source.frames(samples)
+        refs = frames_of(source, samples, is_wanted)
         self._samples, self._named = samples, refs.file
         self._unusable: dict[int, GpuloadError] = {}
         self._missing = (refs.frame < 0) | (refs.file < 0)
@@ -319,6 +327,16 @@ class Lookahead:
             )
         )
         share.cost += last - first + 1
+
+
+def frames_of(source: SampleSource, samples: npt.NDArray[np.int64], is_wanted: Callable[[], bool]) -> FrameRefs:
+    """``source.frames``, in parts. Raises LoaderClosed between two of them: ``is_wanted()`` is not true any more."""
+    parts = []
+    for begin in range(0, len(samples), ASKED_AT_ONCE):
+        if not is_wanted():
+            raise LoaderClosed("the loader was closed while it was iterated")
+        parts.append(source.frames(samples[begin : begin + ASKED_AT_ONCE]))
+    return FrameRefs(np.concatenate([part.file for part in parts]), np.concatenate([part.frame for part in parts]))
 
 
 def demuxed(video: VideoIndex, first: int, last: int, _: BlobKey) -> bytes:

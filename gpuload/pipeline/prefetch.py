@@ -253,6 +253,7 @@ class Prefetcher:
                     slot_fields=self._slot_fields,
                     first_picture=self._pictures,
                     seen=seen,
+                    is_wanted=lambda: not self._stop,
                 )
                 self._pictures += plan.num_pictures
                 if step == 0 and not self._warned:  # the first lookahead tells

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from gpuload import Loader
@@ -15,6 +17,7 @@ from gpuload.index.video import VideoIndex
 from gpuload.pipeline import work
 from gpuload.pipeline.handle import WorkerHandle
 from gpuload.pipeline.shaping import Shaping
+from gpuload.sources.base import FrameRefs
 from tests.source import NumberedSource
 
 
@@ -79,3 +82,25 @@ def test_a_process_that_hangs_up_is_dead_before_it_counts_as_such(tmp_path: Path
         assert "no longer listened" in reason
     finally:
         worker.close()
+
+
+class Cold(NumberedSource):
+    """As a set of many files that are indexed for the first time: 10 ms for each that a sample needs."""
+
+    asked = 0
+
+    def frames(self, samples: npt.NDArray[np.int64]) -> FrameRefs:
+        self.asked += len(samples)
+        time.sleep(0.01 * len(samples))
+        return super().frames(samples)
+
+
+def test_closing_does_not_wait_for_a_lookahead_that_indexes_many_files(tmp_path: Path) -> None:
+    source = Cold(tmp_path, episodes=60, cameras=1, frames=50, width=32, height=32)
+    loader = Loader(source, 8, shuffle="global", device="cpu", num_threads=1)
+    iter(loader)
+    time.sleep(0.5)
+    begin = time.monotonic()
+    loader.close()
+    assert 0 < source.asked < len(source) == 3000
+    assert time.monotonic() - begin < 15.0, "30 s of indexing"

@@ -3,6 +3,7 @@
 import io
 import math
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,17 @@ def test_a_subset_keeps_the_stored_indices(pristine: Path) -> None:
         assert torch.equal(tensor(dataset[mine][TOP]), tensor(whole[theirs][TOP]))
     assert dataset.source.fingerprint != whole.source.fingerprint
     assert dataset.source.episode_starts().tolist() == [0, FRAMES]
+
+
+def test_another_recording_is_another_dataset(pristine: Path, tmp_path: Path) -> None:
+    """As many rows, the same features: the numbers in them differ."""
+    mine = LeRobotSource(pristine).fingerprint
+    assert LeRobotSource(Path(shutil.copytree(pristine, tmp_path / "copy"))).fingerprint == mine
+    other = Path(shutil.copytree(pristine, tmp_path / "other"))
+    edit_table(
+        other / DATA, lambda table: replace(table, "action", table["action"].take(np.arange(len(table))[::-1].copy()))
+    )
+    assert LeRobotSource(other).fingerprint != mine
 
 
 def test_gop_starts_are_where_keyframes_are_shown(pristine: Path) -> None:
