@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 
 import torch
@@ -107,13 +107,17 @@ class Crew:
         _close(lost)
         for workers in self._workers.values():
             workers[:] = [worker for worker in workers if worker not in lost]
+        self.give_up([*lost, *self], lock)
         for worker in [*lost, *self]:
-            if worker.pending:
-                with lock:  # one that does not come back must find nothing to count down if it ever does
-                    left, worker.pending = worker.pending, []
-                release(left)
             worker.load = 0.0
             worker.forget()
+
+    def give_up(self, workers: Iterable[DecodeWorker], lock: threading.Condition) -> None:
+        """Gives back what units hold: one that does not come back must find nothing to count down if it ever does."""
+        for worker in workers:
+            with lock:
+                left, worker.pending = worker.pending, []
+            release(left)
 
     def close(self) -> None:
         """Ends all workers; no more are made."""

@@ -84,7 +84,7 @@ class Prefetcher:
         self._feed_error: BaseException | None = None
         self._stop = self._closed = self._ended = self._warned = False
         self._pid, self._ending = os.getpid(), threading.RLock()
-        self._taken = self._steps = self._pictures = self._room = 0
+        self._taken = self._fed = self._steps = self._pictures = self._room = 0
         self._sight = Sight(self._cache)
         self.tally = Tally()
         self.broken = False
@@ -114,7 +114,8 @@ class Prefetcher:
         self._check_process()
         self.stop()
         self.warm_up()  # they start while the first lookahead is planned
-        self._stop, self._feed_error, self._taken, self._steps, self.broken = False, None, 0, num_steps, False
+        self._stop, self._feed_error, self._steps, self.broken = False, None, num_steps, False
+        self._taken = self._fed = 0
         self._sight.runs = 0
         if self._finishing is not None:
             self._finishing.start()
@@ -135,13 +136,7 @@ class Prefetcher:
             if self._taken >= self._steps:
                 raise StopIteration
             number = self._taken
-            self._changed.wait_for(
-                lambda: (
-                    self._stop
-                    or self._feed_error is not None
-                    or (number in self._batches and not self._batches[number].waiting)
-                )
-            )
+            self._changed.wait_for(lambda: self._stop or self._is_settled(number))
             self.tally.wait_s += time.perf_counter() - begin
             if self._stop:
                 raise LoaderClosed("the loader was closed while it was iterated")
@@ -168,6 +163,12 @@ class Prefetcher:
             raise error
         finally:
             del error  # it holds this frame, which would hold it, the batch's memory and the loader
+
+    def _is_settled(self, number: int) -> bool:
+        """Whether a batch is complete, or never will be. Call with the lock held."""
+        batch = self._batches.get(number)
+        never = self._feed_error is not None and number >= self._fed
+        return never or (batch is not None and not batch.waiting)
 
     def stop(self) -> None:
         """Leaves the epoch; workers stay."""
@@ -219,11 +220,7 @@ class Prefetcher:
             self._stop = True
             self._changed.notify_all()
         self._crew.close()
-        with self._changed:  # the feeder may wait for what they held
-            left = [unit for worker in self._crew for unit in worker.pending]
-            for worker in self._crew:
-                worker.pending = []
-        release(left)
+        self._crew.give_up(self._crew, self._changed)  # the feeder may wait for what they held
         if self._feeder is not None:
             join(self._feeder)
             self._crew.close()  # the feeder may have been making a worker meanwhile
@@ -327,6 +324,7 @@ class Prefetcher:
             batch.error = error.anew()
         with self._changed:
             self._batches[batch.number] = batch  # it has an error, if it was not there yet
+            self._fed = batch.number + 1 if self._feed_error is None else 0
             self._count_down(batch)
 
     def _count_down(self, batch: Batch) -> None:
@@ -340,7 +338,8 @@ class Prefetcher:
         with self._changed:
             if error is None:
                 batch.waiting -= 1
-            self._feed_error = self._feed_error or error
+            else:  # nothing is finished any more
+                self._feed_error, self._fed = self._feed_error or error, 0
             self._changed.notify_all()
 
     def _give_buffers(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from gpuload import Loader
 from gpuload.index.video import VideoIndex
@@ -104,3 +105,25 @@ def test_closing_does_not_wait_for_a_lookahead_that_indexes_many_files(tmp_path:
     loader.close()
     assert 0 < source.asked < len(source) == 3000
     assert time.monotonic() - begin < 15.0, "30 s of indexing"
+
+
+class Unplanned(NumberedSource):
+    """Something goes wrong that is no error of a batch."""
+
+    def columns(self, samples: npt.NDArray[np.int64]) -> dict[str, torch.Tensor | list[str]]:
+        if samples[0] >= 40:
+            raise RuntimeError("no more columns")
+        return super().columns(samples)
+
+
+def test_what_was_planned_before_planning_stopped_is_delivered(tmp_path: Path) -> None:
+    source = Unplanned(tmp_path, episodes=2, cameras=1)
+    with Loader(source, 8, device="cpu", num_threads=1) as loader:
+        iterator = iter(loader)
+        time.sleep(0.5)
+        for step in range(5):  # two are filled; what comes after them has no memory yet
+            assert next(iterator)["index"].tolist() == list(range(8 * step, 8 * step + 8))
+        with pytest.raises(RuntimeError, match="no more columns"):
+            next(iterator)
+        with pytest.raises(StopIteration):
+            next(iterator)
