@@ -1,5 +1,6 @@
 """The part of the validator that decodes."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +42,21 @@ class Looked:
     """Why the first of them is lost."""
     unreadable: str = ""
 
+    @property
+    def settled(self) -> int:
+        """Of its frames, how many there is nothing more to say of."""
+        return self.frames if self.unreadable else self.decoded
+
+
+@dataclass(slots=True)
+class Until:
+    """When to stop."""
+
+    deadline: float
+
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.deadline
+
 
 def check_pictures(
     folder: Folder, files: Sequence[tuple[Path, int]], *, seconds: float, report: Report
@@ -48,30 +64,34 @@ def check_pictures(
     """Decodes as training does: what is refused there is refused here. A part of every file's keyframe windows, then
     the next part, until all are decoded or ``seconds`` have gone by; ``files``: paths and numbers of frames."""
     looked = [Looked(path, frames) for path, frames in files]
-    total, deadline = sum(frames for _, frames in files), time.monotonic() + seconds
+    total, until = sum(frames for _, frames in files), Until(time.monotonic() + seconds)
     done, lock, own, readers = 0, threading.Lock(), threading.local(), ExitStack()
 
     def look(task: tuple[int, int]) -> None:
         nonlocal done
-        if time.monotonic() >= deadline:
+        if until.is_over():
             return
         if not hasattr(own, "reader"):
             with lock:
                 own.reader = readers.enter_context(closing(DirectReader()))
         found = looked[task[0]]
-        before = found.decoded
-        look_at(found, own.reader, part=task[1], deadline=deadline)
+        before = found.settled
+        look_at(found, own.reader, part=task[1], until=until)
         with lock:
-            done += found.decoded - before
+            done += found.settled - before
             report(done, total)
 
     report(0, total)
     order = np.random.default_rng(0).permutation(len(looked)).tolist()
     if total and seconds > 0:
         with readers, ThreadPoolExecutor(usable_cores(), "gpuload-check") as pool:  # PyAV decodes without Python's lock
-            for part in range(PARTS):  # a file is never with two threads
-                for _ in pool.map(look, [(number, part) for number in order]):
-                    pass
+            try:
+                for part in range(PARTS):  # a file is never with two threads
+                    for _ in pool.map(look, [(number, part) for number in order]):
+                        pass
+            except BaseException:  # Ctrl-C: the pool waits for what its threads do
+                until.deadline = -math.inf
+                raise
     for found in looked:
         if found.unreadable:
             yield folder.error(found.path, found.unreadable, "fetch the file again")
@@ -84,7 +104,7 @@ def check_pictures(
             yield folder.error(found.path, text + cause, "fetch or encode the file again")
 
 
-def look_at(found: Looked, reader: DirectReader, *, part: int, deadline: float) -> None:
+def look_at(found: Looked, reader: DirectReader, *, part: int, until: Until) -> None:
     """Decodes one of ``PARTS`` parts of a file, as far as there is time."""
     if found.unreadable:
         return
@@ -96,7 +116,7 @@ def look_at(found: Looked, reader: DirectReader, *, part: int, deadline: float) 
                 # its advice is to run this check
                 found.first = found.first or first_line(cause).partition("; run ")[0]
                 found.lost, found.windows = found.lost + lost, found.windows + 1
-            if time.monotonic() >= deadline:
+            if until.is_over():
                 return
     except (GpuloadError, OSError) as error:
         found.unreadable = first_line(error)

@@ -61,7 +61,7 @@ def check_videos(
             if number in times:
                 yield from check_clip(folder, clip, number, index, times[number], tolerance_s=tolerance_s)
                 yield from check_span(folder, clip, number, len(times[number]))
-        yield from check_overlaps(folder, path, clips, index, times)
+        yield from check_overlaps(folder, path, clips, index, times, tolerance_s=tolerance_s)
         sound.append((path, index.num_frames))
 
 
@@ -117,18 +117,25 @@ def check_span(folder: Folder, clip: Clip, episode: int, length: int) -> Iterato
 
 
 def check_overlaps(
-    folder: Folder, path: Path, clips: list[tuple[int, Clip]], index: VideoIndex, times: Mapping[int, Times]
+    folder: Folder,
+    path: Path,
+    clips: list[tuple[int, Clip]],
+    index: VideoIndex,
+    times: Mapping[int, Times],
+    *,
+    tolerance_s: float,
 ) -> Iterator[Finding]:
-    """No frame belongs to two episodes."""
+    """No frame belongs to two episodes, unless somebody wants it so."""
     claimed = []
     for number, clip in clips:
-        stamps = times.get(number)
-        rows = np.flatnonzero(np.isfinite(stamps)) if stamps is not None else np.zeros(0, np.int64)
-        if stamps is None or not len(rows):
-            continue
-        ends_s = row_times(stamps[rows[[0, -1]]], rows[[0, -1]], fps=folder.fps).seconds + clip.from_s
-        first, last = nearest_frames(ends_s, index.pts_s, np.full(2, np.inf)).tolist()
-        claimed.append((first, last, number))
-    for one, other in overlapping(claimed):
-        text = f"episodes {one} and {other} show the same frames by their from_timestamps"
-        yield folder.error(path, text, "correct videos/<camera>/from_timestamp in meta/episodes")
+        stamps = times.get(number, np.zeros(0))
+        rows = np.flatnonzero(np.isfinite(stamps))
+        wanted = row_times(stamps[rows], rows, fps=folder.fps)
+        frames = nearest_frames(wanted.seconds + clip.from_s, index.pts_s, tolerance_s + wanted.slack_s)
+        shown = frames[frames >= 0]
+        if len(shown):
+            claimed.append((int(shown.min()), int(shown.max()), number))
+    shared = overlapping(claimed)
+    if shared:
+        text = f"episodes {ranges(sorted(shared))} show frames of other episodes by their from_timestamps"
+        yield folder.warning(path, text, "correct from_timestamp in meta/episodes, if that is not meant")

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -163,13 +164,14 @@ class Schedule:
                     "order": "another order",
                 }
                 raise StateMismatch(f"the state is of {what.get(name, 'another ' + name)}: {detail}")
-        missing = [name for name in ("epoch", "position") if not isinstance(state.get(name), int)]
-        if missing:
-            raise StateMismatch(f"the state has no number {missing[0]!r}: it is not what a loader's state_dict() gave")
-        position = int(state["position"])
+        try:
+            epoch, position = (operator.index(state[name]) for name in ("epoch", "position"))
+        except (KeyError, TypeError) as error:
+            lacking = "the state is not what a loader's state_dict() gave: its epoch or position is no number"
+            raise StateMismatch(f"{lacking} ({type(error).__name__}: {error})") from error
         if position < 0 or (position > len(self._source) and self._sampler is None):
             raise StateMismatch(f"the state's position {position} is outside the epoch of {len(self._source)} samples")
-        self.set_epoch(int(state["epoch"]))
+        self.set_epoch(epoch)
         self._position = self._resume_at = position
         self._sampler_digest = state.get("sampler")
 

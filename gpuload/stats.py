@@ -18,7 +18,7 @@ class LoaderStats:
     decoded_by: dict[str, int] = field(default_factory=dict)
     """The same by what decoded them: ``{"torchcodec on cuda:0": 900, "pyav on cpu": 100}``."""
     frames_distinct: int = 0
-    """Distinct pictures that the delivered batches show, per epoch."""
+    """Distinct pictures of the batches that came, or failed, or were left out; per epoch."""
     amplification: float = 0.0
     """frames_decoded / frames_distinct; in the middle of an epoch what was decoded ahead is in it."""
     bytes_read: int = 0

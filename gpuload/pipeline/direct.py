@@ -68,7 +68,9 @@ class DirectReader:
             VideoError: the file cannot be read.
         """
         if not video.contiguous:
-            part, parts = (0, 1) if part == 0 else (len(video.pos), 1)
+            if part:
+                return
+            parts = 1
         packets = _all_packets(video)
         for first, chosen in list(groups(video.frame_start))[part::parts]:
             left, refused = len(chosen), None

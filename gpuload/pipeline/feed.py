@@ -127,6 +127,8 @@ class Lookahead:
         due = self.plan.picture_due[seen.add(self.plan)]
         self.distinct = np.histogram(due, self.begins)[0].tolist()
         """Of each batch: frames that no earlier batch of the epoch had."""
+        self.last_with_runs = int(np.searchsorted(self.begins, self.plan.group_due.max(initial=-1), side="right")) - 1
+        """The last batch that something is decoded for; -1: there is none."""
         self._holder: list[DecodeWorker | None] = [None] * len(self.plan.group_file)
         # Plain lists: an element of an array costs ten times one of a list, and every group needs a dozen.
         self._groups = list(

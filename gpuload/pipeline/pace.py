@@ -1,6 +1,6 @@
 """How far ahead of the caller batches are made, and how long the caller is made to wait for that."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ class Sight:
         held = sum(value.nbytes for value in columns.values() if isinstance(value, torch.Tensor))
         self._farthest = PREPARED + min(COLUMN_BYTES // max(held, 1), FARTHEST - PREPARED)
 
-    def depth(self, num_workers: int) -> int:
-        """Batches that are to be planned by now."""
-        has_few = self.runs < RUNS_PER_WORKER * num_workers
+    def depth(self, workers: Sized, *, has_more: bool) -> int:
+        """Batches that are to be planned by now; ``has_more``: there is a run behind them to be found."""
+        has_few = has_more and self.runs < RUNS_PER_WORKER * len(workers)
         return self._farthest if has_few and self._cache.is_half_empty else PREPARED

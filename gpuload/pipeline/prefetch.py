@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -166,9 +167,8 @@ class Prefetcher:
 
     def _is_settled(self, number: int) -> bool:
         """Whether a batch is complete, or never will be. Call with the lock held."""
-        batch = self._batches.get(number)
         never = self._feed_error is not None and number >= self._fed
-        return never or (batch is not None and not batch.waiting)
+        return never or (number in self._batches and not self._batches[number].waiting)
 
     def stop(self) -> None:
         """Leaves the epoch; workers stay."""
@@ -257,7 +257,7 @@ class Prefetcher:
                     self._warned = True
                     warn_if_costly(plan.plan, self._budgets, self._crew.is_on_device)
                 for index, batch in enumerate(batches):
-                    if not self._wait_for_turn(step + index):
+                    if not self._wait_for_turn(step + index, has_runs=index <= plan.last_with_runs):
                         return
                     self._feed_one(plan, index, Batch(step + index, batch, distinct=plan.distinct[index]), epoch)
                 step += len(batches)
@@ -271,10 +271,11 @@ class Prefetcher:
         form = None if field == STAGED else self._shaping.forms[field]
         return self._budgets.picture_bytes(self._source.video(file), self._router.way(file), form)
 
-    def _wait_for_turn(self, number: int) -> bool:
-        """Until batch ``number`` is to be planned; False: the epoch was left."""
+    def _wait_for_turn(self, number: int, *, has_runs: bool) -> bool:
+        """Until batch ``number`` is to be planned; ``has_runs``: it, or one behind it. False: the epoch was left."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stop or number < self._taken + self._sight.depth(len(self._crew)))
+            depth = partial(self._sight.depth, self._crew, has_more=has_runs)
+            self._changed.wait_for(lambda: self._stop or number < self._taken + depth())
             if number >= self._taken + PREPARED - 1:  # nothing is urgent
                 self._changed.wait_for(lambda: self._stop, timeout=MOMENT_S)
             return not self._stop
@@ -382,8 +383,8 @@ class Prefetcher:
                 if batch.staged is not None:
                     batch.staged.found.update(done.found)
                 self._count_down(batch)
+            release([unit])
             self._changed.notify_all()
-        release([unit])
 
     def _on_death(self, worker: DecodeWorker, reason: str) -> None:
         with self._changed:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from gpuload.plan.shuffle import Runs
 
 Samples = npt.NDArray[np.int64]
+_64_BITS = (1 << 64) - 1
 JITTER = 0.1
 """Part of a round by which a run's place in it varies; a batch of 0.9 times the active runs hardly ever repeats one."""
 
@@ -26,7 +27,7 @@ class EpochOrder:
 
 def epoch_order(kind: str, num_samples: int, *, seed: int, epoch: int, runs: Runs | None = None) -> EpochOrder:
     """The order of one epoch: ``sequential``, ``global`` (uniform permutation) or ``block`` (see ``Runs``)."""
-    rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    rng = np.random.Generator(np.random.Philox(key=np.array([seed & _64_BITS, epoch & _64_BITS], np.uint64)))
     if kind == "sequential":
         return EpochOrder(np.arange(num_samples, dtype=np.int64), None)
     if kind == "global":

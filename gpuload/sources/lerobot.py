@@ -27,7 +27,7 @@ from gpuload.sources.lerobot_windows import check_fps, plan_offsets
 logger = logging.getLogger(__name__)
 
 _DIGESTED = 4096
-"""Rows, spread over the set, that tell one recording from another."""
+"""Rows at most, spread over the set, that tell one recording from another."""
 _LOOKED_AT = 10
 """Files of a camera that can be used, for one of the size that info.json says."""
 
@@ -343,7 +343,7 @@ class LeRobotSource:
         digest.update(self.meta.episodes.index.tobytes())
         digest.update(self._starts.tobytes())
         # Another recording of as many rows has other numbers in them.
-        step = max(1, len(self) // _DIGESTED)
+        step = max(1, -(-len(self) // _DIGESTED))
         for key in sorted(self._outputs):
             digest.update(np.ascontiguousarray(self._outputs[key][::step]).tobytes())
         return digest.hexdigest()

@@ -1,9 +1,9 @@
 """One camera of a LeRobot dataset: which frame of which file each row's timestamp means."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -54,12 +54,11 @@ def nearest_frames(
     return np.where(near, nearest, -1).astype(np.int32)
 
 
-def overlapping(claimed: list[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:
-    """Names of neighbours among ``(first frame, last frame, name)`` that have frames in common."""
+def overlapping(claimed: list[tuple[int, int, int]]) -> list[int]:
+    """Names of those among ``(first frame, last frame, name)`` that begin before an earlier one has ended."""
     claimed = sorted(claimed)
-    for (_, last, one), (first, _, other) in pairwise(claimed):
-        if first <= last:
-            yield one, other
+    ends = accumulate((last for _, last, _ in claimed), max)
+    return [name for end, (first, _, name) in zip(ends, claimed[1:], strict=False) if first <= end]
 
 
 class CameraFrames:
@@ -111,12 +110,12 @@ class CameraFrames:
             shown = self._frame[rows][self._frame[rows] >= 0]
             if len(shown):
                 claimed.append((int(shown.min()), int(shown.max()), int(episode)))
-        shared = list(overlapping(claimed))
+        shared = overlapping(claimed)
         if shared:
             logger.warning(
                 "%s: %d episodes of camera %r show frames of another one, the first begins at sample %d: is its "
                 "from_timestamp wrong? `gpuload check` lists them",
-                self.placement.files[file], len(shared), self.key, self._starts[shared[0][1]],
+                self.placement.files[file], len(shared), self.key, self._starts[shared[0]],
             )  # fmt: skip
         self._resolved[file] = True
 

@@ -92,7 +92,7 @@ class ImageColumn:
         try:
             data = stored.data if stored.data is not None else self._path_of(stored.path, row, where).read_bytes()
             return _pixels(data)
-        except DatasetError:
+        except (DatasetError, MemoryError):
             raise
         except Exception as error:  # of a damaged file Pillow raises what its parsers meet: TypeError, KeyError, …
             raise DatasetError(f"{where} cannot be decoded ({error}); download the file again") from error

@@ -197,6 +197,7 @@ def format_path(root: Path, template: str, **fields: object) -> str:
 
 
 LONGEST_NAME = 255
+"""Bytes, on every file system in use."""
 
 
 def inside(root: Path, relative: str, what: str) -> str:
@@ -206,7 +207,7 @@ def inside(root: Path, relative: str, what: str) -> str:
         DatasetError: it leaves ``root``, or no file can have such a name.
     """
     clean = os.path.normpath(relative)
-    if max(map(len, clean.split(os.sep))) > LONGEST_NAME:
+    if max(map(len, os.fsencode(clean).split(os.fsencode(os.sep)))) > LONGEST_NAME:
         raise DatasetError(f"{what} is too long for a file: {relative!r:.80}…; correct it")
     if os.path.isabs(clean) or clean.split(os.sep, 1)[0] == ".." or "\0" in clean:
         raise DatasetError(f"{what} points outside the dataset: {relative!r}; correct it")

@@ -18,6 +18,7 @@ import torch
 
 from gpuload.errors import ConfigError, DecodeError, LoaderClosed, StateMismatch, VideoError, WorkerDied
 from gpuload.loader import Loader
+from gpuload.pipeline import pace
 from gpuload.pipeline.handle import WorkerHandle
 from gpuload.store.cache import BlobKey
 from tests.source import NumberedSource
@@ -174,8 +175,9 @@ def test_a_small_blob_cache_is_enough_and_never_exceeded(
 
 
 def test_a_dead_worker_costs_batches_not_the_epoch(
-    source: NumberedSource, pictures: list[list[np.ndarray[Any, Any]]]
+    source: NumberedSource, pictures: list[list[np.ndarray[Any, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pace, "FARTHEST", 8)
     with Loader(source, 4, shuffle="global", num_threads=2) as loader:
         failed, seen = 0, 0
         iterator = iter(loader)

@@ -100,7 +100,8 @@ def test_closing_does_not_wait_for_a_lookahead_that_indexes_many_files(tmp_path:
     source = Cold(tmp_path, episodes=60, cameras=1, frames=50, width=32, height=32)
     loader = Loader(source, 8, shuffle="global", device="cpu", num_threads=1)
     iter(loader)
-    time.sleep(0.5)
+    while not source.asked:
+        time.sleep(0.01)
     begin = time.monotonic()
     loader.close()
     assert 0 < source.asked < len(source) == 3000

@@ -145,3 +145,11 @@ def test_what_a_patience_would_keep_is_what_its_plan_keeps() -> None:
         for patience in (0.0, 0.5, 3.0, 40.0, 1e9):
             plan = grouping._group(file, packet, start, patience=patience, **given)
             assert attempts.peak_bytes(patience) == plan.peak_bytes
+
+
+def test_every_seed_of_64_bits_has_an_order_of_its_own() -> None:
+    seeds = [0, 1, 5, 2**53 + 1, 2**63 - 1, 2**63 + 5, 2**63 + 900, 2**64 - 2, -3]
+    orders = {tuple(epoch_order("global", 50, seed=seed, epoch=0).samples.tolist()) for seed in seeds}
+    assert len(orders) == len(seeds)
+    same = np.random.Generator(np.random.Philox(key=[5, 7])).permutation(50)  # what small seeds have always meant
+    assert np.array_equal(epoch_order("global", 50, seed=5, epoch=7).samples, same)
