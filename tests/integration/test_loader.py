@@ -287,7 +287,8 @@ def test_leaving_long_decodes_starts_new_workers(tmp_path: Path) -> None:
 
 def test_an_interrupt_ends_the_process_and_its_workers_at_once(source: NumberedSource) -> None:
     code = (
-        "import sys, pickle, gpuload; from gpuload.loader import Loader\n"
+        "import sys, pickle, signal, gpuload; from gpuload.loader import Loader\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "source = pickle.load(open(sys.argv[1], 'rb'))\n"
         "loader = Loader(source, 4, shuffle='block', num_threads=2)\n"
         "while True:\n"

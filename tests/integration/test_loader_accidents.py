@@ -210,8 +210,9 @@ def test_long_units_are_no_full_cache(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_leaving_an_epoch_does_not_wait_for_bytes(tmp_path: Path) -> None:
     with narrow(tmp_path) as loader:
         iter(loader)
-        time.sleep(0.3)
-        stop_and_go(loader, signal.SIGSTOP)
+        stop_and_go(loader, signal.SIGSTOP)  # while they start: neither is done with its run
+        while not all(worker.pending for worker in processes_of(loader)):
+            time.sleep(0.01)
         begin = time.perf_counter()
         iterator = iter(loader)
         assert time.perf_counter() - begin < 5.0

@@ -3,9 +3,10 @@
 import mmap
 import os
 import resource
+import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,15 @@ def give_back_and_wait(shelf: _Shelf) -> None:
     time.sleep(5)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Also where a shell has started the tests in the background, where Ctrl-C is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_within_a_finalizer_is_not_lost() -> None:
     shelf = _Shelf(deque(Place(0, i) for i in range(MAX_IDLE)), deque())
     begin = time.perf_counter()
