@@ -99,7 +99,8 @@ def check_pictures(
             of = f"{found.frames} pictures"
             if found.decoded < found.frames:
                 of = f"{found.decoded} pictures that were decoded (the file has {found.frames})"
-            text = f"{found.lost} of {of} cannot be decoded, in {found.windows} keyframe windows; the first: "
+            windows = f"{found.windows} keyframe window{'s' * (found.windows > 1)}"
+            text = f"{found.lost} of {of} cannot be decoded, in {windows}; the first: "
             cause = found.first.removeprefix(f"{found.path.absolute()}: ")
             yield folder.error(found.path, text + cause, "fetch or encode the file again")
 

@@ -30,7 +30,7 @@ def test_a_false_keyframe_is_found_by_decoding(root: Path, monkeypatch: pytest.M
     more = sorted([*rows(keyframes, 1), (4,)])
     stbl.inner[stbl.inner.index(keyframes)] = table(b"stss", more)
     write(root / VIDEO, before, moov)
-    found = only(check_dataset(root), VIDEO, "in 1 keyframe windows", "packet 3", "calls it a keyframe")
+    found = only(check_dataset(root), VIDEO, "in 1 keyframe window", "packet 3", "calls it a keyframe")
     assert found.severity == "error"
 
 
@@ -79,7 +79,7 @@ def test_every_file_is_looked_at_before_any_is_done(tmp_path: Path) -> None:
     found = list(check_pictures(folder, files, seconds=math.inf, report=lambda n, total: done.append(n)))
     assert sorted(done) == list(range(0, 129, 8))
     assert sorted(finding.file for finding in found) == ["a.mp4", "b.mp4"]
-    assert all("4 of 64 pictures cannot be decoded, in 1 keyframe windows" in finding.message for finding in found)
+    assert all("4 of 64 pictures cannot be decoded, in 1 keyframe window" in finding.message for finding in found)
 
 
 def test_decoding_stops_in_the_middle_when_its_time_is_over(tmp_path: Path) -> None:
