@@ -29,6 +29,9 @@ ASKED_AT_ONCE = 512
 which is indexed for the first time."""
 ASKED_AGAIN_S = 0.5
 """How long one waits for bytes to be given back before looking whether anybody still wants them."""
+EXPECTED_GROUPS = 64
+EXPECTED_BYTES = 64 << 20
+"""What comes next is announced to the store: storage that is slow to answer answers many at once."""
 FILL_COST = 0.3
 """Of converting one picture, in units of decoding one."""
 
@@ -140,6 +143,8 @@ class Lookahead:
                 strict=True,
             )
         )
+        self._expected = [0]
+        """Bytes of all groups that were announced, up to each of them."""
         self._lost: set[int] = set()
         """Groups that were given to a worker and taken back."""
         self._staged_sizes: dict[int, int] = {}
@@ -189,6 +194,7 @@ class Lookahead:
         uses: list[int] | None = None
         filled = np.bincount(group_of_fill, minlength=1)
         groups = np.flatnonzero(filled)
+        self._announce(rows.stop, cache)
         given: list[int] = []
         lost: GpuloadError | None = None
 
@@ -236,6 +242,21 @@ class Lookahead:
             if holder is not None:
                 shares[holder].fills.append((self.first_picture + picture, field, place, view))
         return shares, lost
+
+    def _announce(self, row: int, cache: BlobCache) -> None:
+        """Groups that are first due before sample ``row``, and some behind them."""
+        due = int(np.searchsorted(self.plan.group_due, row))
+        known = self._expected
+        while len(known) <= min(due + EXPECTED_GROUPS, len(self._groups)):
+            number = len(known) - 1
+            if number >= due and known[-1] - known[due] > EXPECTED_BYTES:
+                break
+            file, first = self._groups[number][:2]
+            video, last = self.source.video(file), int(self.plan.group_last[number])
+            start, stop = int(video.pos[first]), int(video.pos[last] + video.size[last])
+            if video.contiguous:
+                cache.expect(BlobKey(video.path, start, stop))
+            known.append(known[-1] + max(stop - start, 0))
 
     def _take_back(self, shares: dict[DecodeWorker, WorkerShare], groups: list[int]) -> None:
         """Tasks that will not be sent, because another of their batch could not be made."""

@@ -68,7 +68,7 @@ class Prefetcher:
         self._slot_fields = self.layout.field_of_column if device is None else np.full(self.layout.num_columns, STAGED)
         self._pool = BatchPool(pin=pinning(device))
         self._files, self._router, self._device = LocalFiles(), router, device
-        self._cache = BlobCache(blob_cache_bytes, self._files.read)
+        self._cache = BlobCache(blob_cache_bytes, self._files.read, self._files.expect)
         self._crew = Crew(
             router,
             shaping.forms,

@@ -60,9 +60,10 @@ class Lease:
 class BlobCache:
     """Thread-safe. A leased blob is never evicted; what is needed furthest ahead goes first (Belady)."""
 
-    def __init__(self, capacity_bytes: int, read: Reader) -> None:
+    def __init__(self, capacity_bytes: int, read: Reader, expect: Callable[[BlobKey], None] | None = None) -> None:
+        """``read`` gives the bytes of a blob; ``expect`` is told which ones it will be asked for soon."""
         self.capacity_bytes = capacity_bytes
-        self._read = read
+        self._read, self._expect = read, expect
         self._entries: dict[BlobKey, _Entry] = {}
         self._idle: list[tuple[float, int, BlobKey]] = []
         """Heap of (-next use, tie breaker, key); a key that is held or gone by now is passed over when it comes up."""
@@ -82,6 +83,11 @@ class BlobCache:
     def is_half_empty(self) -> bool:
         """No more than half of the budget is in use."""
         return 2 * self.used_bytes <= self.capacity_bytes
+
+    def expect(self, key: BlobKey) -> None:
+        """Tells where blobs come from that this one will be acquired soon. Nothing is held; it never fails."""
+        if self._expect is not None and key not in self._entries:
+            self._expect(key)
 
     def acquire_all(
         self,
