@@ -1,5 +1,7 @@
 """gpuload: training batches from LeRobot datasets, every keyframe window decoded once, every frame exact."""
 
+from importlib.metadata import version as _version_of
+
 from gpuload.datasets import LeRobotDataset
 from gpuload.errors import (
     CacheFull,
@@ -10,6 +12,7 @@ from gpuload.errors import (
     FrameNotFound,
     GpuloadError,
     LoaderClosed,
+    OutOfRange,
     StateMismatch,
     VideoError,
     WorkerDied,
@@ -32,9 +35,13 @@ __all__ = [
     "Loader",
     "LoaderClosed",
     "LoaderStats",
+    "OutOfRange",
     "StateMismatch",
     "Transform",
     "Video",
     "VideoError",
     "WorkerDied",
+    "__version__",
 ]
+
+__version__ = _version_of("gpuload")

@@ -27,6 +27,7 @@ from gpuload.demo import run_demo
 from gpuload.doctor import diagnose, version_of
 from gpuload.errors import ConfigError, GpuloadError
 from gpuload.info import summarize
+from gpuload.sources.lerobot_root import find_root
 from gpuload.view import contact_sheet
 
 
@@ -58,7 +59,10 @@ app = typer.Typer(
 )
 
 DatasetPath = Annotated[
-    str, typer.Argument(metavar="PATH", help="Folder of a LeRobot dataset: the one that contains `meta/`.")
+    str,
+    typer.Argument(
+        metavar="PATH", help="Folder of a LeRobot dataset, which contains `meta/`, or the Hub name of a downloaded one."
+    ),
 ]
 
 Cameras = Annotated[
@@ -183,6 +187,7 @@ def check(
 
     Example: `gpuload check ~/datasets/pusht --deep && python train.py`
     """
+    root = Path(path) if Path(path).exists() else find_root(path)
     decoded = {"done": 0, "total": 0}
     with _progress("pictures") as show:
 
@@ -190,7 +195,7 @@ def check(
             decoded.update(done=done, total=total)
             show(done, total)
 
-        found = check_dataset(Path(path), decode_s=math.inf if deep else decode_seconds, report=report)
+        found = check_dataset(root, decode_s=math.inf if deep else decode_seconds, report=report)
     alike: dict[tuple[str, str, str], list[str]] = {}
     for finding in found:
         alike.setdefault((finding.severity, finding.message, finding.remedy), []).append(finding.file)

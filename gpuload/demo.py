@@ -122,6 +122,10 @@ def run_demo(
                 gop=gop,
                 on_progress=lambda count: progress.advance(encoding, count),
             )
+        else:
+            console.print(
+                f"dataset        {root} was there already: it is used as it is", highlight=False, soft_wrap=True
+            )
         meta = LeRobotDataset(str(root)).meta
         windows = {camera: [-1 / float(meta.fps), 0.0] for camera in meta.video_keys}
         dataset = LeRobotDataset(str(root), delta_timestamps=windows, return_uint8=True)

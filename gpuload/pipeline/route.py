@@ -1,5 +1,6 @@
 """Which backend decodes each file of a dataset, and why."""
 
+import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,8 @@ from gpuload.device.nvdec import NvdecMissing, NvdecTable
 from gpuload.errors import GpuloadError
 from gpuload.sources.base import SampleSource
 from gpuload.sources.lerobot_depth import is_depth_format
+
+logger = logging.getLogger(__name__)
 
 LOOKED_AT = 100
 """Episodes, for a file of each camera that can be used."""
@@ -44,6 +47,12 @@ class Router:
         self._first_files = self._find_first_files()
         for file in self._first_files.values():
             self.choice(file)
+        if device.type == "cuda" and backend == AUTO and self._first_files and self._machine.barrier:
+            logger.warning(
+                "NVDEC is not used, pictures for %s are decoded on the CPU: %s; see docs/gpu.md and `gpuload doctor`",
+                self._device,
+                self._machine.barrier,
+            )
 
     def choice(self, file: int) -> Choice:
         """What decodes a file."""

@@ -94,6 +94,16 @@ def outcomes_of(loading: Loader, source: NumberedSource, pictures: Pictures) -> 
             outcomes.append(error)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here; its driver may decode")
+def test_a_loader_says_that_the_gpu_decodes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = make_source(tmp_path, episodes=1)
+    for backend, told in (("auto", 1), ("pyav", 0)):
+        caplog.clear()
+        router = route.Router(source, device=torch.device("cuda"), backend=backend)
+        assert router.backends()["cam0"][0] == "pyav"
+        assert sum("NVDEC is not used" in record.message for record in caplog.records) == told
+
+
 @pytest.mark.parametrize("lanes", [False, True])
 def test_every_slot_of_an_epoch_is_the_right_picture(
     source: NumberedSource, pictures: Pictures, lanes: bool, request: pytest.FixtureRequest

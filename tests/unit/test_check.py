@@ -13,6 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import gpuload
 from gpuload.check import check_dataset
 from gpuload.cli import app
 from gpuload.datasets import LeRobotDataset
@@ -220,13 +221,22 @@ class TestCommandLine:
         result = CliRunner().invoke(app, ["check", str(root)])
         assert (result.exit_code, "warning" in result.output) == (0, True)
 
-    @pytest.mark.parametrize("command", ["info", "bench", "view"])
+    @pytest.mark.parametrize("command", ["info", "bench", "check", "view"])
     def test_a_bad_path_is_one_line_on_stderr(self, tmp_path: Path, command: str) -> None:
         result = CliRunner().invoke(app, [command, str(tmp_path / "nowhere")])
         assert result.exit_code == 1
         assert result.stdout == ""
         assert result.stderr.startswith("gpuload: ")
         assert result.stderr.count("\n") == 1
+
+    def test_check_takes_the_name_of_a_downloaded_dataset(
+        self, sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HF_LEROBOT_HOME", str(tmp_path))
+        (tmp_path / "someone").mkdir()
+        (tmp_path / "someone" / "set").symlink_to(sound)
+        result = CliRunner().invoke(app, ["check", "someone/set"])
+        assert (result.exit_code, "nothing wrong" in result.output) == (0, True)
 
     def test_info_names_cameras_and_gops(self, sound: Path) -> None:
         result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["info", str(sound)])
@@ -245,6 +255,8 @@ class TestCommandLine:
         assert all(text in result.output for text in ("frames/s", "amplification", "backend"))
         assert (tmp_path / "demo" / "contact_sheet.png").is_file()
         assert CliRunner().invoke(app, ["check", str(tmp_path / "demo"), "--deep"]).exit_code == 0
+        again = CliRunner(env={"COLUMNS": "200"}).invoke(app, [*arguments, "--gop", "2"])
+        assert "was there already" in again.output.replace("\n", " ")
 
     def test_view_saves_a_sheet(self, sound: Path, tmp_path: Path) -> None:
         result = CliRunner().invoke(app, ["view", str(sound), "--out", str(tmp_path / "sheet.png"), "--samples", "3"])
@@ -257,6 +269,7 @@ class TestCommandLine:
         assert all(f"backend   {name}: " in result.output for name in ("pyav", "torchcodec", "dali"))
 
     def test_version(self) -> None:
+        assert gpuload.__version__ in CliRunner().invoke(app, ["--version"]).output
         assert CliRunner().invoke(app, ["--version"]).output.startswith("gpuload 0.1")
 
 
