@@ -18,6 +18,7 @@ from gpuload.errors import (
     WorkerDied,
 )
 from gpuload.loader import Loader
+from gpuload.metadata import LeRobotDatasetMetadata
 from gpuload.stats import LoaderStats
 from gpuload.transform import Crop, Transform
 from gpuload.video import Video
@@ -32,6 +33,7 @@ __all__ = [
     "FrameNotFound",
     "GpuloadError",
     "LeRobotDataset",
+    "LeRobotDatasetMetadata",
     "Loader",
     "LoaderClosed",
     "LoaderStats",

@@ -190,7 +190,8 @@ def check_totals(folder: Folder, episodes: list[Episode]) -> Iterator[Finding]:
             yield folder.error(table, f"episode {episode.number} is listed twice")
             return
         if episode.number > expected:
-            missing = ranges(list(range(expected, episode.number)))
+            last = episode.number - 1
+            missing = str(last) if last == expected else f"{expected}-{last}"
             yield folder.warning(table, f"episodes {missing} are missing: training goes without them", FETCH)
         if (episode.start, episode.stop) != (position, position + episode.length):
             text = f"episode {episode.number} of length {episode.length} spans rows {episode.start} to {episode.stop}"
@@ -217,11 +218,16 @@ def check_data(
             continue
         if "episode_index" in counters.column_names:
             owner = counters["episode_index"].to_numpy()
-            for number in np.unique(owner):
-                rows.setdefault(int(number), []).append((path, counters.filter(pa.array(owner == number))))
-    for path in absent:  # of rows that lie in another file, the findings below tell
-        lost = [e.number for e in episodes if e.data == path and e.length and e.number not in rows]
-        if lost:
+            order = np.argsort(owner, kind="stable")
+            counters, (numbers, begins) = counters.take(order), np.unique(owner[order], return_index=True)
+            for number, begin, end in zip(numbers, begins, np.append(begins[1:], len(owner)), strict=True):
+                rows.setdefault(int(number), []).append((path, counters.slice(begin, end - begin)))
+    users: dict[Path, list[int]] = {}
+    for e in episodes:
+        if e.length and e.number not in rows:  # of rows that lie in another file, the findings below tell
+            users.setdefault(e.data, []).append(e.number)
+    for path in absent:
+        if lost := users.get(path):
             found.append(folder.error(path, f"is missing; episodes {ranges(lost)} need it"))
     times = {}
     for episode in episodes:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import numpy.typing as npt
 
 from gpuload.errors import DatasetError, GpuloadError
 from gpuload.findings import NAMES, Clip, Episode, Finding, Folder, Times, first_line, ranges
@@ -57,11 +58,17 @@ def check_videos(
         if ends > path.stat().st_size:
             yield folder.error(path, f"is truncated: packets reach byte {ends}, it has {path.stat().st_size}")
         yield from check_stream(folder, path, camera, index)
+        pts_s, claimed = index.pts_s, list[tuple[int, int, int]]()
         for number, clip in clips:
-            if number in times:
-                yield from check_clip(folder, clip, number, index, times[number], tolerance_s=tolerance_s)
-                yield from check_span(folder, clip, number, len(times[number]))
-        yield from check_overlaps(folder, path, clips, index, times, tolerance_s=tolerance_s)
+            if number not in times:
+                continue
+            asked_s, frames = find_frames(folder, clip, times[number], pts_s, tolerance_s=tolerance_s)
+            yield from check_clip(folder, clip, number, pts_s, asked_s, frames, tolerance_s=tolerance_s)
+            yield from check_span(folder, clip, number, len(times[number]))
+            shown = frames[frames >= 0]
+            if len(shown):
+                claimed.append((int(shown.min()), int(shown.max()), number))
+        yield from check_overlaps(folder, path, claimed)
         sound.append((path, index.num_frames))
 
 
@@ -89,20 +96,31 @@ def check_stream(folder: Folder, path: Path, camera: str, index: VideoIndex) -> 
             yield folder.error(path, f"has {rate}, info.json says fps {folder.fps:g}", "correct fps in meta/info.json")
 
 
+def find_frames(
+    folder: Folder, clip: Clip, stamps: Times, pts_s: npt.NDArray[np.float64], *, tolerance_s: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
+    """Seconds in the file of an episode's rows that have a time, and the frame of each; -1: there is none."""
+    rows = np.flatnonzero(np.isfinite(stamps))
+    times = row_times(stamps[rows], rows, fps=folder.fps)
+    asked_s = times.seconds + clip.from_s
+    return asked_s, nearest_frames(asked_s, pts_s, tolerance_s + times.slack_s)
+
+
 def check_clip(
-    folder: Folder, clip: Clip, episode: int, index: VideoIndex, stamps: Times, *, tolerance_s: float
+    folder: Folder,
+    clip: Clip,
+    episode: int,
+    pts_s: npt.NDArray[np.float64],
+    asked_s: npt.NDArray[np.float64],
+    frames: npt.NDArray[np.int32],
+    *,
+    tolerance_s: float,
 ) -> Iterator[Finding]:
     """Every timestamp of an episode has a frame within the tolerance."""
-    rows = np.flatnonzero(np.isfinite(stamps))
-    have = index.pts_s
-    if not len(rows) or not len(have):
-        return
-    times = row_times(stamps[rows], rows, fps=folder.fps)
-    asked = times.seconds + clip.from_s
-    lost = np.flatnonzero(nearest_frames(asked, have, tolerance_s + times.slack_s) < 0)
-    if len(lost):
-        text = f"episode {episode}: {len(lost)} of {len(asked)} timestamps have no frame within {tolerance_s} s, the "
-        text += f"first is {asked[lost[0]]:.4f} s; frames go from {have[0]:.4f} s to {have[-1]:.4f} s"
+    lost = np.flatnonzero(frames < 0)
+    if len(lost) and len(pts_s):
+        text = f"episode {episode}: {len(lost)} of {len(asked_s)} timestamps have no frame within {tolerance_s} s, the "
+        text += f"first is {asked_s[lost[0]]:.4f} s; frames go from {pts_s[0]:.4f} s to {pts_s[-1]:.4f} s"
         yield folder.error(clip.path, text, "fetch the file again, or raise tolerance_s if all are off by a little")
 
 
@@ -116,25 +134,8 @@ def check_span(folder: Folder, clip: Clip, episode: int, length: int) -> Iterato
         yield folder.warning(folder.root / "meta" / "episodes", text, "correct to_timestamp")
 
 
-def check_overlaps(
-    folder: Folder,
-    path: Path,
-    clips: list[tuple[int, Clip]],
-    index: VideoIndex,
-    times: Mapping[int, Times],
-    *,
-    tolerance_s: float,
-) -> Iterator[Finding]:
-    """No frame belongs to two episodes, unless somebody wants it so."""
-    claimed = []
-    for number, clip in clips:
-        stamps = times.get(number, np.zeros(0))
-        rows = np.flatnonzero(np.isfinite(stamps))
-        wanted = row_times(stamps[rows], rows, fps=folder.fps)
-        frames = nearest_frames(wanted.seconds + clip.from_s, index.pts_s, tolerance_s + wanted.slack_s)
-        shown = frames[frames >= 0]
-        if len(shown):
-            claimed.append((int(shown.min()), int(shown.max()), number))
+def check_overlaps(folder: Folder, path: Path, claimed: list[tuple[int, int, int]]) -> Iterator[Finding]:
+    """No frame belongs to two episodes, unless somebody wants it so: first and last frame of each, and its number."""
     shared = overlapping(claimed)
     if shared:
         text = f"episodes {ranges(sorted(shared))} show frames of other episodes by their from_timestamps"

@@ -15,12 +15,13 @@ import torch
 from torch.utils.data import Dataset
 
 from gpuload.errors import ConfigError, DatasetError, OutOfRange
-from gpuload.metadata import LeRobotMeta
+from gpuload.metadata import LeRobotDatasetMetadata
 from gpuload.pipeline.direct import DirectReader
 from gpuload.sources.base import SampleSource, VideoField
 from gpuload.sources.lerobot import LeRobotSource
 from gpuload.sources.lerobot_files import Stats
 from gpuload.sources.lerobot_root import find_root
+from gpuload.transform import Transform
 
 Sample = dict[str, Any]
 """Tensors; ``task`` and other texts as str, or None where a row has none; annotations as lists."""
@@ -74,7 +75,7 @@ class _Arguments:
 class _Opened:
     """What one process has open: the source, a decoder, and the lock around the decoder."""
 
-    def __init__(self, source: LeRobotSource, meta: LeRobotMeta | None = None) -> None:
+    def __init__(self, source: LeRobotSource, meta: LeRobotDatasetMetadata | None = None) -> None:
         self.source = source
         self.pid = os.getpid()
         self.lock = threading.Lock()
@@ -142,7 +143,7 @@ class LeRobotDataset(Dataset[Sample]):
             usual, instead = OF_LEROBOT.get(name, (None, ""))
             _refuse(name in OF_LEROBOT and value not in (None, usual), name, value, instead)
         self.repo_id = str(repo_id)
-        self.image_transforms = image_transforms
+        self.set_image_transforms(image_transforms)
         self._arguments = _Arguments(
             find_root(repo_id, root, revision),
             None if episodes is None else [whole_number("episodes", e) for e in episodes],
@@ -155,9 +156,33 @@ class LeRobotDataset(Dataset[Sample]):
         self._opened: _Opened | None = None
         self._open()
 
+    @property
+    def image_transforms(self) -> ImageTransform | None:
+        """Asked for every sample, so it may be set between two of them."""
+        return self._image_transforms
+
+    @image_transforms.setter
+    def image_transforms(self, image_transforms: ImageTransform | None) -> None:
+        self.set_image_transforms(image_transforms)
+
+    def set_image_transforms(self, image_transforms: ImageTransform | None) -> None:
+        """Raises TypeError if it cannot be called."""
+        if image_transforms is not None and not callable(image_transforms):
+            what = type(image_transforms).__name__
+            instead = "; give it to the Loader: transform=" if type(image_transforms) is Transform else ""
+            raise TypeError(f"image_transforms must be callable or None, got {what}{instead}")
+        self._image_transforms = image_transforms
+
+    def clear_image_transforms(self) -> None:
+        """Pictures as they are."""
+        self._image_transforms = None
+
     hf_dataset = _NotHere("samples hold the columns' values; for whole columns read data/**/*.parquet with pyarrow")
     create = _NotHere("it only reads; record with LeRobot's own class")
     add_frame = _NotHere("it only reads; record with LeRobot's own class")
+    save_episode = _NotHere("it only reads; record with LeRobot's own class")
+    finalize = _NotHere("it only reads: there is nothing to be finished")
+    push_to_hub = _NotHere("it only reads; upload with: hf upload")
 
     # What it was opened with is read-only: a change would be ignored here and obeyed by copies in other processes.
 
@@ -189,10 +214,10 @@ class LeRobotDataset(Dataset[Sample]):
         return self._open().source
 
     @property
-    def meta(self) -> LeRobotMeta:
+    def meta(self) -> LeRobotDatasetMetadata:
         opened = self._open()
         if opened.meta is None:
-            opened.meta = LeRobotMeta(opened.source.meta, self.repo_id, self._stats)
+            opened.meta = LeRobotDatasetMetadata.of(opened.source.meta, self.repo_id, self._stats)
         return opened.meta
 
     @property
@@ -215,6 +240,20 @@ class LeRobotDataset(Dataset[Sample]):
         places = np.searchsorted(meta.every.index, meta.episodes.index)
         spans = [range(int(stop[p] - meta.every.length[p]), int(stop[p])) for p in places.tolist()]
         return {row: sample for sample, row in enumerate(chain.from_iterable(spans))}
+
+    @property
+    def episode_data_index(self) -> dict[str, torch.Tensor]:
+        """int64 ``[num_episodes]`` each: ``from`` and ``to``, the samples of each chosen episode."""
+        starts = self._open().source.episode_starts()
+        ends = np.append(starts[1:], len(self))
+        return {"from": torch.from_numpy(starts.copy()), "to": torch.from_numpy(ends)}
+
+    @property
+    def delta_indices(self) -> dict[str, list[int]] | None:
+        """``delta_timestamps`` in rows of an episode."""
+        if self.delta_timestamps is None:
+            return None
+        return {key: [round(t * self.fps) for t in times] for key, times in self.delta_timestamps.items()}
 
     @property
     def fps(self) -> int | float:
@@ -271,7 +310,7 @@ class LeRobotDataset(Dataset[Sample]):
         return {**self.__dict__, "_opened": None, "_stats": changed}
 
     def __repr__(self) -> str:
-        return f"LeRobotDataset({str(self.root)!r}, {self.num_episodes} episodes, {len(self)} frames)"
+        return f"{type(self).__name__}({str(self.root)!r}, {self.num_episodes} episodes, {len(self)} frames)"
 
     def _checked(self, index: int) -> int:
         number, size = operator.index(index), len(self)

@@ -31,6 +31,14 @@ class FrameNotFound(DatasetError, ValueError):
     """A timestamp has no frame within the tolerance; a ValueError, as LeRobot's ``FrameTimestampError`` is."""
 
 
+class NoSuchEpisode(ConfigError, OutOfRange):
+    """There is no episode of that number; an IndexError, as of LeRobot's metadata."""
+
+
+class NothingShown(FrameNotFound, OutOfRange):
+    """Of one file, nothing is on the screen at that time; an IndexError, as of torchcodec's decoder."""
+
+
 class VideoError(GpuloadError):
     """A video file cannot be read or indexed."""
 

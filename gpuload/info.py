@@ -14,6 +14,7 @@ from gpuload.decode.session import DECODERS
 from gpuload.index.video import VideoIndex
 from gpuload.sources.base import SampleSource
 from gpuload.sources.lerobot_meta import read_meta
+from gpuload.sources.lerobot_root import find_root
 
 CHUNK = 1 << 16
 """Samples looked up at once."""
@@ -65,7 +66,7 @@ def summarize(path: str, *, video_keys: Sequence[str] | None = None) -> Summary:
         DatasetError: the folder cannot be opened as a dataset.
         VideoError: a video file cannot be indexed.
     """
-    root = LeRobotDataset(path, video_keys=[]).root
+    root = find_root(path)
     listed = read_meta(root).episodes.videos
     absent = tuple(key for key, place in listed.items() if not any((root / file).exists() for file in place.files))
     if video_keys is None:

@@ -2,12 +2,13 @@
 
 import logging
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from torch.utils.data import Subset
 
 from gpuload.arguments import at_least, choose_device, finishing_device, refuse_foreign
 from gpuload.cores import cores_of_rank
@@ -22,6 +23,7 @@ from gpuload.ranks import find_share, ranks_here
 from gpuload.schedule import Iteration, Schedule
 from gpuload.sources.base import SampleSource
 from gpuload.stats import LoaderStats
+from gpuload.subset import unwrapped, without_edges
 from gpuload.transform import Transform
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,8 @@ class Loader:
         sampler: yields sample numbers, of all ranks, instead of ``shuffle``; iterated once an iteration. Its own
             ``set_epoch`` is called by the loader's. To resume, it must give the same order again. One with
             ``num_replicas``, as torch's ``DistributedSampler``, gives this rank's alone, and is shared no further.
+        drop_n_first_frames, drop_n_last_frames: samples to leave out at each episode's edges, as LeRobot's
+            ``EpisodeAwareSampler``; what policies such as Diffusion ask for. Windows may still look there.
         rank, world_size: this rank's share; default: what ``torch.distributed`` says if it is initialized, else
             the variables that torchrun and accelerate set; ``0, 1`` gives every rank all samples. Every rank gets
             equally many batches. The last ones are made equally large by repeating fewer than ``world_size`` samples;
@@ -84,7 +88,7 @@ class Loader:
 
     def __init__(
         self,
-        dataset: HasSource,
+        dataset: HasSource | Subset[Any],
         batch_size: int = 1,
         *,
         shuffle: bool | str = False,
@@ -93,6 +97,8 @@ class Loader:
         transform: Transform | Mapping[str, Transform] | None = None,
         drop_last: bool = False,
         sampler: Iterable[int] | None = None,
+        drop_n_first_frames: int = 0,
+        drop_n_last_frames: int = 0,
         rank: int | None = None,
         world_size: int | None = None,
         lookahead: int | None = None,
@@ -121,10 +127,19 @@ class Loader:
         threads = cores_of_rank(ranks_here()) if num_threads is None else num_threads
         self.num_threads = at_least(1, "num_threads", threads)
         self.drop_last = drop_last
-        self._source = _source_of(dataset)
-        self._image_transforms = getattr(dataset, "image_transforms", None)
-        if transform is not None and self._image_transforms is not None:
-            raise ConfigError("transform and the dataset's image_transforms exclude each other: keep one of them")
+        self._dataset, chosen = unwrapped(dataset)
+        self._source = _source_of(self._dataset)
+        if sampler is not None and (drop_n_first_frames or drop_n_last_frames):
+            raise ConfigError("sampler and drop_n_last_frames exclude each other: a sampler decides what comes")
+        self._chosen = without_edges(
+            chosen,
+            self._source.episode_starts(),
+            len(self._source),
+            first=drop_n_first_frames,
+            last=drop_n_last_frames,
+        )
+        self._has_transform = transform is not None
+        self._image_transforms = self._transforms_of_dataset()
         if not -(1 << 63) <= int(seed) < 1 << 64:
             raise ConfigError(f"seed must be a number of 64 bits, got {seed}")
         self._shaping = Shaping(self._source, transform, seed=int(seed))
@@ -139,6 +154,7 @@ class Loader:
             drop_last=drop_last,
             buffer_bytes=at_least(1, "shuffle_buffer_bytes", shuffle_buffer_bytes),
             draws=self._shaping.is_random,
+            chosen=self._chosen,
         )
         self._delivered = [0, 0, 0]
         self._skipped = 0
@@ -186,6 +202,7 @@ class Loader:
         if self._closed:
             raise LoaderClosed("the loader is closed; make a new one")
         self._settle_share()
+        self._image_transforms = self._transforms_of_dataset()  # they may be others since: off for evaluation, say
         if self._running is None:
             self._prefetcher.warm_up()  # while the order is made, for which files may have to be indexed
         iteration = self._running = self._schedule.begin()
@@ -256,8 +273,14 @@ class Loader:
             self._check_skipping()
             self._schedule.share(self.rank, self.world_size)
 
+    def _transforms_of_dataset(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        found: Callable[[torch.Tensor], torch.Tensor] | None = getattr(self._dataset, "image_transforms", None)
+        if found is not None and self._has_transform:
+            raise ConfigError("transform and the dataset's image_transforms exclude each other: keep one of them")
+        return found
+
     def _check_skipping(self) -> None:
-        if self.on_error == "skip" and self.world_size > 1:
+        if self.on_error == "skip" and (self.world_size > 1 or self._is_dealt):
             raise ConfigError("on_error='skip' works on one rank only: ranks must get equally many batches")
 
     def _deliver(self, batch: Batch) -> dict[str, Any]:
@@ -288,8 +311,11 @@ class Loader:
     def _uniform_mixing(self, count: int) -> float:
         """Distinct episodes to expect among ``count`` samples drawn at random."""
         if count not in self._uniform:
-            total = len(self._source)
-            lengths = np.diff(np.append(self._episode_starts, total))
+            if self._chosen is None:
+                lengths = np.diff(np.append(self._episode_starts, len(self._source)))
+            else:
+                lengths = np.bincount(np.searchsorted(self._episode_starts, self._chosen, side="right"))
+            total = lengths.sum()
             self._uniform[count] = float((1 - (1 - lengths / total) ** count).sum())
         return self._uniform[count]
 
@@ -351,5 +377,5 @@ def _source_of(dataset: object) -> SampleSource:
         )
     if source is None:
         what = f"{type(dataset).__module__}.{type(dataset).__qualname__}"
-        raise ConfigError(f"a Loader takes a gpuload.LeRobotDataset, got {what}; open the same folder with that")
+        raise ConfigError(f"a Loader takes a gpuload.LeRobotDataset or a Subset of one, got {what}; open that folder")
     return source  # type: ignore[no-any-return]  # whoever has one has a SampleSource

@@ -1,29 +1,49 @@
-"""LeRobotMeta: a dataset's metadata, read as LeRobot's scripts read it."""
+"""LeRobotDatasetMetadata: a dataset's metadata, read as LeRobot's scripts read it."""
 
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from gpuload.errors import ConfigError, DatasetError
+from gpuload.errors import ConfigError, DatasetError, NoSuchEpisode
 from gpuload.sources.lerobot_episodes import EpisodeRows
 from gpuload.sources.lerobot_files import Stats, read_stats
-from gpuload.sources.lerobot_meta import Meta, Placement, place
+from gpuload.sources.lerobot_meta import Meta, Placement, place, read_meta
+from gpuload.sources.lerobot_root import find_root
 from gpuload.sources.lerobot_rows import LANGUAGE
 
 
-class LeRobotMeta:
-    """What a LeRobot train script reads of a dataset's metadata. Counts are of the whole dataset, whichever episodes
-    were chosen."""
+class LeRobotDatasetMetadata:
+    """What a LeRobot train script reads of a dataset's metadata; no rows and no videos are opened for it.
 
-    def __init__(self, meta: Meta, repo_id: str, stats: Stats | None = None) -> None:
-        """``stats``: instead of the dataset's own."""
+    Counts are of the whole dataset, whichever episodes were chosen.
+
+    Raises:
+        DatasetError: the folder is not there, or its metadata is damaged.
+    """
+
+    def __init__(self, repo_id: str | Path, root: str | Path | None = None, revision: str | None = None) -> None:
+        """As of ``LeRobotDataset``: a folder or the name of a downloaded dataset, its folder, which of several."""
+        self._set(read_meta(find_root(repo_id, root, revision)), str(repo_id), None)
+
+    @classmethod
+    def of(cls, meta: Meta, repo_id: str, stats: Stats | None) -> Self:
+        """Of metadata that has been read; ``stats``: instead of the dataset's own."""
+        made = cls.__new__(cls)
+        made._set(meta, repo_id, stats)
+        return made
+
+    def _set(self, meta: Meta, repo_id: str, stats: Stats | None) -> None:
         self._meta, self._stats = meta, stats
         self._placed: dict[str | None, Placement] = {}
         self.repo_id = repo_id
         self.root: Path = meta.root
+
+    def __repr__(self) -> str:
+        counts = f"{self.total_episodes} episodes, {self.total_frames} frames"
+        return f"{type(self).__name__}({str(self.root)!r}, {counts}, cameras {self.camera_keys})"
 
     @cached_property
     def info(self) -> dict[str, Any]:
@@ -52,18 +72,28 @@ class LeRobotMeta:
         """Files, or episodes, in a folder."""
         return self._meta.info.chunks_size
 
+    @property
+    def data_files_size_in_mb(self) -> int | float | None:
+        """At which LeRobot begins another file of rows; None: the dataset does not say."""
+        return self._meta.info.raw.get("data_files_size_in_mb")  # type: ignore[return-value]  # as the file has it
+
+    @property
+    def video_files_size_in_mb(self) -> int | float | None:
+        """The same of videos."""
+        return self._meta.info.raw.get("video_files_size_in_mb")  # type: ignore[return-value]  # as the file has it
+
     def get_data_file_path(self, ep_index: int) -> Path:
         """The file of an episode's rows, relative to ``root``.
 
         Raises:
-            ConfigError: there is no such episode. DatasetError: the metadata names no file.
+            NoSuchEpisode: there is none of that number. DatasetError: the metadata names no file.
         """
         return self._file_of(ep_index, None)
 
     def get_video_file_path(self, ep_index: int, vid_key: str) -> Path:
         """The video file of an episode and camera, relative to ``root``.
 
-        Raises: as ``get_data_file_path``.
+        Raises: as ``get_data_file_path``. ConfigError: there is no such camera.
         """
         if vid_key not in self.video_keys:
             raise ConfigError(f"{vid_key!r} is no camera that is stored as video; there are {self.video_keys}")
@@ -73,7 +103,7 @@ class LeRobotMeta:
         every = self._meta.every
         row = int(np.searchsorted(every.index, ep_index))
         if row == len(every.index) or every.index[row] != ep_index:
-            raise ConfigError(f"there is no episode {ep_index} among the {len(every.index)} of {self.root}")
+            raise NoSuchEpisode(f"there is no episode {ep_index} among the {len(every.index)} of {self.root}")
         if key not in self._placed:
             self._placed[key] = place(self.root, self._meta.info, every, key)
         file = int(self._placed[key].file[row])

@@ -33,6 +33,8 @@ class Iteration:
     """Samples of this rank's batch ``0 <= step < steps``."""
     num_samples: int
     """Of the whole epoch's order, over all ranks."""
+    stride: int
+    """Samples of one batch of all ranks."""
 
 
 class Schedule:
@@ -51,10 +53,14 @@ class Schedule:
         drop_last: bool,
         buffer_bytes: int,
         draws: bool = False,
+        chosen: npt.NDArray[np.int64] | None = None,
     ) -> None:
         """``kind``: ``sequential``, ``global``, ``block`` or ``sampler``; ``buffer_bytes``: of block shuffle;
-        ``draws``: the epoch decides more than the order."""
+        ``draws``: the epoch decides more than the order; ``chosen``: the samples to play, in this order where they are
+        not shuffled, those that the sampler counts; None: all."""
         self._source, self._kind, self._seed, self._sampler = source, kind, seed, sampler
+        self._chosen = np.sort(chosen) if chosen is not None and kind in ("global", "block") else chosen
+        self._size = len(source) if chosen is None else len(chosen)
         self._batch_size, self._rank, self._world_size, self._drop_last = batch_size, rank, world_size, drop_last
         self._buffer_bytes = buffer_bytes
         self._of_epoch = ["order"] if kind in ("global", "block") else []
@@ -78,7 +84,7 @@ class Schedule:
         Raises:
             TypeError: the sampler has no length.
         """
-        return self._steps(len(self._source if self._sampler is None else self._sampler))  # type: ignore[arg-type]
+        return self._steps(self._size if self._sampler is None else len(self._sampler))  # type: ignore[arg-type]
 
     def share(self, rank: int, world_size: int) -> None:
         """Which part of what begins next is this rank's."""
@@ -102,20 +108,21 @@ class Schedule:
                 " and ".join(self._of_epoch),
             )
         batch_size, rank, world_size = self._batch_size, self._rank, self._world_size
+        stride = batch_size * world_size
 
         def samples_of(step: int) -> npt.NDArray[np.int64]:
-            begin = start + step * batch_size * world_size
+            begin = start + step * stride
             return rank_batch(order, begin, batch_size=batch_size, rank=rank, world_size=world_size)
 
         total = len(order.samples)
         self._position = start
-        self._current = Iteration(self._epoch, self._steps(total - start), samples_of, total)
+        self._current = Iteration(self._epoch, self._steps(total - start), samples_of, total, stride)
         return self._current
 
     def advance(self, iteration: Iteration) -> None:
         """One of its batches has been delivered."""
         if iteration is self._current:
-            self._position = min(self._position + self._batch_size * self._world_size, iteration.num_samples)
+            self._position = min(self._position + iteration.stride, iteration.num_samples)
 
     def finish(self, iteration: Iteration) -> None:
         """It has come to its end: the next one of this epoch begins at its beginning."""
@@ -169,8 +176,8 @@ class Schedule:
         except (KeyError, TypeError) as error:
             lacking = "the state is not what a loader's state_dict() gave: its epoch or position is no number"
             raise StateMismatch(f"{lacking} ({type(error).__name__}: {error})") from error
-        if position < 0 or (position > len(self._source) and self._sampler is None):
-            raise StateMismatch(f"the state's position {position} is outside the epoch of {len(self._source)} samples")
+        if position < 0 or (position > self._size and self._sampler is None):
+            raise StateMismatch(f"the state's position {position} is outside the epoch of {self._size} samples")
         self.set_epoch(epoch)
         self._position = self._resume_at = position
         self._sampler_digest = state.get("sampler")
@@ -179,7 +186,9 @@ class Schedule:
         return num_steps(remaining, batch_size=self._batch_size, world_size=self._world_size, drop_last=self._drop_last)
 
     def _order_settings(self) -> dict[str, Any]:
-        settings: dict[str, Any] = {"shuffle": self._kind, "seed": self._seed, "num_samples": len(self._source)}
+        settings: dict[str, Any] = {"shuffle": self._kind, "seed": self._seed, "num_samples": self._size}
+        if self._chosen is not None:
+            settings["samples"] = hashlib.sha256(self._chosen.tobytes()).hexdigest()
         if self._kind == "block":
             settings |= {"shuffle_buffer_bytes": self._buffer_bytes, "block_order": BLOCK_ORDER}
             settings["runs"] = self._planned_runs().digest()  # other GOPs (encoded anew) mean another order
@@ -189,26 +198,36 @@ class Schedule:
         """Those of block shuffle. Indexes every file of the camera with the longest GOPs, once."""
         if self._runs is None:
             self._runs = plan_runs(
-                self._source.episode_starts(),
-                self._source.gop_starts(),
-                len(self._source),
+                self._places(self._source.episode_starts()),
+                self._places(self._source.gop_starts()),
+                self._size,
                 reach=self._source.reach,
                 sample_pixels=sum(f.height * f.width for f in self._source.video_fields),
                 buffer_bytes=self._buffer_bytes,
             )
         return self._runs
 
+    def _places(self, starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Where episodes or GOPs begin among the chosen samples, counted by these."""
+        if self._chosen is None:
+            return starts
+        places = np.unique(np.searchsorted(self._chosen, starts))
+        return places[places < self._size]
+
     def _epoch_order(self) -> EpochOrder:
         if self._sampler is not None:
             samples = np.fromiter(self._sampler, np.int64)
-            if len(samples) and not (samples.min() >= 0 and samples.max() < len(self._source)):
+            if len(samples) and not (samples.min() >= 0 and samples.max() < self._size):
                 raise ConfigError(
-                    f"the sampler gave {samples.min()} to {samples.max()}, samples are 0 to {len(self._source) - 1}"
+                    f"the sampler gave {samples.min()} to {samples.max()}, samples are 0 to {self._size - 1}; of "
+                    "chosen episodes dataset.absolute_to_relative_idx turns rows of the whole dataset into samples"
                 )
-            return EpochOrder(samples, None)
+            return EpochOrder(samples if self._chosen is None else self._chosen[samples], None)
         if self._order is None or self._order[0] != self._epoch:
             runs = self._planned_runs() if self._kind == "block" else None
-            order = epoch_order(self._kind, len(self._source), seed=self._seed, epoch=self._epoch, runs=runs)
+            order = epoch_order(self._kind, self._size, seed=self._seed, epoch=self._epoch, runs=runs)
+            if self._chosen is not None:
+                order = EpochOrder(self._chosen[order.samples], order.slots)
             self._order = self._epoch, order
         return self._order[1]
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gpuload.errors import ConfigError, FrameNotFound, OutOfRange
+from gpuload.errors import ConfigError, NothingShown, OutOfRange
 from gpuload.index.load import load_index
 from gpuload.pipeline.direct import DirectReader
 
@@ -94,7 +94,7 @@ class Video:
         A frame is shown until the next one's pts; the last one as long as frames are shown in the median.
 
         Raises:
-            FrameNotFound: a time before the first frame or after the end of the last. Else as ``frames``.
+            NothingShown: a time before the first frame or after the end of the last. Else as ``frames``.
         """
         wanted_s, pts_s = np.asarray(times_s, dtype=np.float64), self.pts_s
         if wanted_s.ndim != 1:
@@ -102,7 +102,7 @@ class Video:
         first_s, end_s = (float(pts_s[0]), float(pts_s[-1] + self._last_shown_s())) if len(pts_s) else (0.0, 0.0)
         outside = wanted_s[~((wanted_s >= first_s) & (wanted_s < end_s))]  # NaN is outside
         if len(outside):
-            raise FrameNotFound(
+            raise NothingShown(
                 f"{self.index.path}: nothing is shown at {outside[0]} s, frames are shown from {first_s:.6f} s to "
                 f"{end_s:.6f} s"
             )

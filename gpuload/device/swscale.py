@@ -124,9 +124,9 @@ class SwscaleConverter:
     def _depth(
         self, picture: av.VideoFrame, slot: npt.NDArray[np.generic], rotation: int, lut: npt.NDArray[np.float32]
     ) -> None:
-        wide = picture if picture.format.name == "gray12le" else self._reformatter.reformat(picture, format="gray12le")
-        plane = wide.planes[0]
-        codes = np.frombuffer(memoryview(plane), np.uint16).reshape(-1, plane.line_size // 2)[
+        # The plane as it is: LeRobot's writer puts codes into luma itself, and swscale would stretch 4:2:0's range.
+        plane, order = picture.planes[0], ">u2" if picture.format.name.endswith("be") else "<u2"
+        codes = np.frombuffer(memoryview(plane), order).reshape(-1, plane.line_size // 2)[
             : picture.height, : picture.width
         ]
         if rotation:

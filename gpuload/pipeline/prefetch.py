@@ -304,7 +304,7 @@ class Prefetcher:
             self._shaping.shape_images(batch.columns, batch.samples, epoch)
             self._sight.note(batch.columns)
         except GpuloadError as error:  # its pictures are decoded all the same: who keeps them counts who comes for them
-            batch.error = error
+            batch.error = error.anew()
         try:
             views = self._shaping.views(batch.samples, epoch)[:, self.layout.field_of_column]
             batch.num_bytes = self.layout.num_bytes
@@ -394,7 +394,7 @@ class Prefetcher:
                 batch = self._batches.get(unit.batch)
                 if batch is not None:
                     died = WorkerDied(f"{reason} while it decoded batch {unit.batch}; it is started again")
-                    batch.error = batch.error or worker.fault or died
+                    batch.error = batch.error or (worker.fault.anew() if worker.fault else died)
                     self._count_down(batch)
             self._changed.notify_all()
         release(pending)

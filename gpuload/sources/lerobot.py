@@ -266,7 +266,7 @@ class LeRobotSource:
         if len(camera.unresolved(episode)):
             with self._lock:
                 for file in camera.unresolved(episode).tolist():
-                    camera.resolve(file, self.video)
+                    camera.resolve(file, self.video, self.meta.root)
 
     def _find_gop_starts(self) -> npt.NDArray[np.int64]:
         if not self._cameras:
@@ -279,11 +279,15 @@ class LeRobotSource:
             logger.warning("%s; the order of block shuffle does without its keyframes, and is another with them", error)
         frame = camera.frames(np.arange(len(self), dtype=np.int64))
         starts = [self.episode_starts()]
+        keyframes: dict[int, npt.NDArray[np.int64]] = {}
         for episode in every[camera.usable(every)].tolist():
-            video = self.video(int(camera.files(every[episode : episode + 1])[0]))
+            file = int(camera.files(every[episode : episode + 1])[0])
+            video = self.video(file)
+            if file not in keyframes:  # found anew each time, and a file may hold thousands of episodes
+                keyframes[file] = video.keyframes
             mine = frame[self._starts[episode] : self._starts[episode + 1]]
             shown = np.flatnonzero(mine >= 0)
-            gop = np.searchsorted(video.keyframes, video.frame_packet[mine[shown]], side="right")
+            gop = np.searchsorted(keyframes[file], video.frame_packet[mine[shown]], side="right")
             starts.append(self._starts[episode] + shown[1:][gop[1:] != gop[:-1]])
         return np.unique(np.concatenate(starts))
 

@@ -75,6 +75,10 @@ def only_one(name: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def _open_copy(name: Path) -> pa.RecordBatchFileReader:
+    return pa.ipc.open_file(pa.memory_map(str(name)))
+
+
 class ImageCells:
     """One image column of all data files. Safe between threads and in forks."""
 
@@ -115,17 +119,24 @@ class ImageCells:
         """The copy of a file's column, written now if it is not there; None: there is no room for it."""
         path = self._files[file]
         stat = path.stat()
-        identity = json.dumps([_VERSION, str(path.absolute()), self._key, stat.st_size, stat.st_mtime_ns]).encode()
-        name = self._folder / "pictures" / f"{hashlib.sha256(identity).hexdigest()}.arrow"
-        try:
-            return pa.ipc.open_file(pa.memory_map(str(name)))
-        except (OSError, pa.ArrowException):  # it is to be made, or damaged
-            with suppress(OSError):
-                name.unlink()
+        column = hashlib.sha256(json.dumps([_VERSION, str(path.absolute()), self._key]).encode()).hexdigest()
+        name = self._folder / "pictures" / f"{column}-{stat.st_size}-{stat.st_mtime_ns}.arrow"
+        with suppress(OSError, pa.ArrowException):  # it is to be made, or damaged
+            return _open_copy(name)
         try:
             with pq.ParquetFile(path, memory_map=True) as table, only_one(name):
-                if not name.exists():  # another process may have made it meanwhile
-                    self._write(table, name)
+                try:
+                    return _open_copy(name)  # another process may have made it meanwhile
+                except FileNotFoundError:
+                    pass
+                except (OSError, pa.ArrowException) as error:
+                    if getattr(error, "errno", None) is not None:  # no more files may be open, say: nothing is damaged
+                        raise
+                self._write(table, name)
+                for old in name.parent.glob(f"{column}-*.arrow"):  # of the file as it was
+                    if old != name:
+                        old.unlink(missing_ok=True)
+                return _open_copy(name)
         except _NoRoom as error:
             if not self._without_copy:
                 logger.warning(
@@ -134,7 +145,6 @@ class ImageCells:
                 )  # fmt: skip
             self._without_copy.add(file)
             return None
-        return pa.ipc.open_file(pa.memory_map(str(name)))
 
     def _write(self, table: pq.ParquetFile, name: Path) -> None:
         """Atomic: a reader sees a whole copy or none.

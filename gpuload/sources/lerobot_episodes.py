@@ -1,9 +1,10 @@
 """LeRobot's table of episodes, v3's parquet files and v2's lines of JSON."""
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ class EpisodeTable:
     columns: Mapping[str, npt.NDArray[np.float64]]
     """v3: every other number column, NaN where null."""
     stored: "Mapping[str, Sequence[pa.ChunkedArray[Any]]]"
-    """v3: every column but statistics as the files have it, a part for each file; ``order`` of its rows makes ours."""
+    """Every column but statistics as the files have it, a part for each file; ``order`` of its rows makes ours."""
     order: npt.NDArray[np.int64]
 
     def subset(self, episodes: Iterable[int], root: str) -> "EpisodeTable":
@@ -86,8 +87,8 @@ class EpisodeRows:
     @overload
     def __getitem__(self, what: str) -> list[Any]: ...
     @overload
-    def __getitem__(self, what: int | slice | Sequence[int]) -> dict[str, Any]: ...
-    def __getitem__(self, what: int | slice | Sequence[int] | str) -> list[Any] | dict[str, Any]:
+    def __getitem__(self, what: SupportsIndex | slice | Iterable[SupportsIndex]) -> dict[str, Any]: ...
+    def __getitem__(self, what: Any) -> list[Any] | dict[str, Any]:
         """A column; or a row, by position; or rows, as a dict of columns."""
         if isinstance(what, str):
             column = self._columns[what]
@@ -95,9 +96,13 @@ class EpisodeRows:
                 values = [value for part in self._table.stored[what] for value in values_of(part, self._table.source)]
                 column = self._columns[what] = [values[i] for i in self._table.order.tolist()]
             return column
-        if isinstance(what, slice) or hasattr(what, "__index__"):
+        if isinstance(what, slice):
             return {name: self[name][what] for name in self._columns}
-        return {name: [self[name][i] for i in what] for name in self._columns}
+        if np.ndim(what) == 0:  # numpy's and torch's numbers, too
+            place = operator.index(what)
+            return {name: self[name][place] for name in self._columns}
+        places = [operator.index(i) for i in what]
+        return {name: [self[name][i] for i in places] for name in self._columns}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))
@@ -147,7 +152,14 @@ def read_episodes_v2(root: Path) -> EpisodeTable:
     length = whole(np.array([number(x.get("length")) for x in lines]), "length", str(path), len(lines))
     listed = [line.get("tasks") for line in lines]
     tasks = tuple(tuple(map(str, value)) if isinstance(value, list) else () for value in listed)
-    return _sorted(EpisodeTable(str(path), index, length, tasks, {}, {}, np.arange(len(index))))
+    stored: dict[str, Sequence[pa.ChunkedArray[Any]]] = {}
+    for name in dict.fromkeys(key for line in lines for key in line):
+        try:
+            values: list[Any] = [line.get(name) for line in lines]
+            stored[name] = [pa.chunked_array([pa.array(values)])]
+        except (pa.ArrowException, OverflowError):  # values of several types make no column
+            continue
+    return _sorted(EpisodeTable(str(path), index, length, tasks, {}, stored, np.arange(len(index))))
 
 
 def _sorted(table: EpisodeTable) -> EpisodeTable:

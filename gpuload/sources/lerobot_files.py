@@ -25,7 +25,7 @@ def read_stats(root: Path) -> Stats:
     path = root / "meta" / "episodes_stats.jsonl"
     if not path.exists():
         return {}
-    return _aggregate([_stats_of(path, line.get("stats")) for line in read_jsonl(path)])
+    return _aggregate(path, [_stats_of(path, line.get("stats")) for line in read_jsonl(path)])
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -117,7 +117,8 @@ def number(value: object) -> float:
 
 
 def whole(values: npt.NDArray[np.float64] | None, name: str, source: str, count: int) -> npt.NDArray[np.int64]:
-    if values is None or len(values) != count or not (np.isfinite(values) & (values >= 0)).all():
+    right = values is not None and len(values) == count and np.isfinite(values).all()
+    if values is None or not right or not ((values >= 0) & (values == np.rint(values))).all():
         raise DatasetError(f"{source}: {name} is missing or no whole number in some episode or task; correct it")
     return values.astype(np.int64)
 
@@ -131,16 +132,23 @@ def _stats_of(path: Path, value: object) -> Stats:
         raise DatasetError(f"{path}: a statistic is ragged or no number ({error}); compute the stats again") from error
 
 
-def _aggregate(parts: list[Stats]) -> Stats:
+def _aggregate(path: Path, parts: list[Stats]) -> Stats:
     """Of several episodes' min, max, mean, std, count: those of all their rows together."""
     total: Stats = {}
     for key in dict.fromkeys(key for part in parts for key in part):
         have = [part[key] for part in parts if {"min", "max", "mean", "std", "count"} <= set(part.get(key, ()))]
         if not have:
             continue
-        low, high, mean, std, count = (
-            np.stack([np.asarray(h[n], dtype=np.float64) for h in have]) for n in ("min", "max", "mean", "std", "count")
-        )
+        try:
+            low, high, mean, std, count = (
+                np.stack([np.asarray(h[n], dtype=np.float64) for h in have])
+                for n in ("min", "max", "mean", "std", "count")
+            )
+        except (ValueError, TypeError) as error:
+            raise DatasetError(
+                f"{path}: statistics of {key!r} differ in shape between episodes, or are no numbers ({error}); compute "
+                "the stats again"
+            ) from error
         weight = (count / count.sum()).reshape(len(have), *([1] * (mean.ndim - 1)))
         centre = (mean * weight).sum(axis=0)
         spread = ((std**2 + (mean - centre) ** 2) * weight).sum(axis=0)

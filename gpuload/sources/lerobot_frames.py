@@ -1,9 +1,12 @@
 """One camera of a LeRobot dataset: which frame of which file each row's timestamp means."""
 
 import logging
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +16,9 @@ from gpuload.index.video import VideoIndex
 from gpuload.sources.lerobot_meta import Placement
 
 logger = logging.getLogger(__name__)
+
+RETRY_S = 10.0
+"""Before a file that could not be indexed, and has not changed, is tried again: a network may have failed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,6 +89,8 @@ class CameraFrames:
         self._frame = np.full(int(starts[-1]), -1, dtype=np.int32)
         self._by_file = np.argsort(placement.file, kind="stable")
         self._file_ends = np.searchsorted(placement.file[self._by_file], np.arange(len(placement.files) + 1))
+        self._failed: dict[int, tuple[float, tuple[int, int, int] | None]] = {}
+        """Of files that could not be indexed: when they were tried last, and their size, time and number then."""
         self._resolved = np.zeros(len(placement.files), dtype=np.bool_)
 
     def unresolved(self, episodes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -93,13 +101,18 @@ class CameraFrames:
         files = files[files >= 0]
         return files[~self._resolved[files]]
 
-    def resolve(self, file: int, video: Callable[[int], VideoIndex]) -> None:
+    def resolve(self, file: int, video: Callable[[int], VideoIndex], root: Path) -> None:
         """Match all rows of one file to the nearest pts, strictly within the tolerance; others stay -1. A file that
-        cannot be indexed costs its own rows only: they stay -1, and ``errors`` says why."""
+        cannot be indexed costs its own rows only: they stay -1, and ``errors`` says why. It is tried again when it has
+        changed, or after a while: each part of a lookahead asks, and to find out what is wrong can take seconds."""
+        path = root / self.placement.files[file]
+        tried_s, looked = self._failed.get(file, (-math.inf, None))
+        if time.monotonic() < tried_s + RETRY_S and _looks(path) == looked:
+            return
         try:
             pts_s = video(self.first_file + file).pts_s
         except GpuloadError as error:
-            self.errors[file] = error
+            self.errors[file], self._failed[file] = error, (time.monotonic(), _looks(path))
             return
         self.errors.pop(file, None)
         claimed: list[tuple[int, int, int]] = []
@@ -138,3 +151,12 @@ class CameraFrames:
     def frames(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
         """Frame of each row, -1 where none is near; the rows' files are resolved."""
         return self._frame[rows]
+
+
+def _looks(path: Path) -> tuple[int, int, int] | None:
+    """What changes with a file; None: it cannot be looked at."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino

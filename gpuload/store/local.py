@@ -6,8 +6,8 @@ from collections import OrderedDict
 from gpuload.errors import VideoError
 from gpuload.store.cache import BlobKey
 
-MAX_OPEN = 128
-"""Files: some dozens of runs are active at once, each of several cameras."""
+MAX_OPEN = 256
+"""Files: a batch's, of several cameras, and those of the runs that are announced."""
 
 
 class LocalFiles:

@@ -57,6 +57,13 @@ def test_a_removed_video_is_missed_with_its_episodes(root: Path) -> None:
     assert len(found) == 1
 
 
+def test_a_number_of_an_episode_beyond_all_others_is_no_work(root: Path) -> None:
+    (table,) = (root / "meta/episodes").rglob("*.parquet")
+    set_column(table, "episode_index", [0, 1, 1 << 40])
+    found = check_dataset(root, decode_s=0)
+    assert only(found, "meta/episodes", f"episodes 2-{(1 << 40) - 1} are missing")
+
+
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.98])
 def test_a_truncated_video_is_an_error(root: Path, part: float) -> None:
     data = (root / VIDEO).read_bytes()

@@ -86,6 +86,52 @@ def test_copies_are_made_once_and_anew_for_another_file(tmp_path: Path, monkeypa
     check(ImageCells(files, KEY, tmp_path / "cache"), other)
 
 
+def test_copies_of_files_as_they_were_go(tmp_path: Path) -> None:
+    for stamp in range(3):
+        files = write(tmp_path / "data", value, pa.binary())
+        for path in files:
+            os.utime(path, ns=(stamp, stamp))
+        check(ImageCells(files, KEY, tmp_path / "cache"), value)
+    assert len(list((tmp_path / "cache/pictures").glob("*.arrow"))) == np.count_nonzero(SIZES)
+
+
+def test_a_copy_that_another_process_has_just_made_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = write(tmp_path / "data", value, pa.binary())
+    other, open_copy, seen = ImageCells(files, KEY, tmp_path / "cache"), lerobot_cells._open_copy, list[Path]()
+
+    def opening(name: Path) -> Any:
+        seen.append(name)
+        if len(seen) == 1:  # between this look and the lock another one makes it
+            monkeypatch.setattr(lerobot_cells, "_open_copy", open_copy)
+            check(other, value)
+            raise FileNotFoundError(2, "not yet", str(name))
+        return open_copy(name)
+
+    monkeypatch.setattr(lerobot_cells, "_open_copy", opening)
+    cells = ImageCells(files, KEY, tmp_path / "cache")
+    number = cells.cell(0, 0)
+    assert number == value(0, 0)
+    stamps = {path: path.stat().st_ino for path in (tmp_path / "cache/pictures").glob("*.arrow")}
+    check(cells, value)
+    assert {path: path.stat().st_ino for path in (tmp_path / "cache/pictures").glob("*.arrow")} == stamps
+
+
+def test_a_copy_that_cannot_be_opened_for_want_of_files_is_not_thrown_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = write(tmp_path / "data", value, pa.binary())
+    check(ImageCells(files, KEY, tmp_path / "cache"), value)
+    before = {path: path.stat().st_ino for path in (tmp_path / "cache/pictures").glob("*.arrow")}
+
+    def failing(name: Path) -> Any:
+        raise OSError(24, "Too many open files", str(name))
+
+    monkeypatch.setattr(lerobot_cells, "_open_copy", failing)
+    with pytest.raises(OSError, match="Too many"):
+        ImageCells(files, KEY, tmp_path / "cache").cell(0, 0)
+    assert {path: path.stat().st_ino for path in (tmp_path / "cache/pictures").glob("*.arrow")} == before
+
+
 def test_few_copies_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lerobot_cells, "_MOST_OPEN", 2)
     cells = ImageCells(write(tmp_path / "data", value, pa.binary()), KEY, tmp_path / "cache")

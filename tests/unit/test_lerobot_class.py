@@ -2,8 +2,10 @@
 
 import copy as copying
 import io
+import json
 import multiprocessing
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from torch.utils.data import DataLoader, Subset
 from gpuload.datasets import LeRobotDataset
 from gpuload.errors import ConfigError, DatasetError, FrameNotFound
 from gpuload.loader import Loader
+from gpuload.metadata import LeRobotDatasetMetadata
+from gpuload.transform import Transform
 from tests.lerobot_sets import EPISODES, FRAMES, TOP, add_feature, edit_table, replace
 from tests.older import write_older
 
@@ -58,6 +62,34 @@ def test_what_it_was_opened_with_cannot_be_changed(pristine: Path) -> None:
             setattr(dataset, name, getattr(dataset, name))
     assert dataset.root == pristine
     dataset.image_transforms = None  # which is asked for every sample
+
+
+def test_transforms_may_change_between_epochs(pristine: Path) -> None:
+    dataset = LeRobotDataset(pristine, episodes=[0], video_keys=[TOP], image_transforms=lambda picture: picture * 0)
+    with Loader(dataset, 4, device="cpu") as loader:
+        assert not next(iter(loader))[TOP].any()
+        dataset.clear_image_transforms()
+        assert next(iter(loader))[TOP].any()
+        dataset.set_image_transforms(lambda picture: picture[..., :2])
+        assert next(iter(loader))[TOP].shape[-1] == 2
+    with Loader(dataset := LeRobotDataset(pristine), 4, transform=Transform(flip=0.5), device="cpu") as loader:
+        dataset.image_transforms = torch.nn.Identity()
+        with pytest.raises(ConfigError, match="exclude each other"):
+            iter(loader)
+
+
+@pytest.mark.parametrize("wrong", [Transform(flip=0.5), "resize", 3])
+def test_transforms_that_cannot_be_called_are_refused_at_once(pristine: Path, wrong: Any) -> None:
+    with pytest.raises(TypeError, match="image_transforms must be callable"):
+        LeRobotDataset(pristine, video_keys=[], image_transforms=wrong)
+
+
+def test_samples_of_each_chosen_episode(pristine: Path) -> None:
+    dataset = LeRobotDataset(pristine, video_keys=[], episodes=[0, 2], delta_timestamps={"action": [-0.1, 0.0, 1 / 30]})
+    where = dataset.episode_data_index
+    assert (where["from"].tolist(), where["to"].tolist()) == ([0, FRAMES], [FRAMES, 2 * FRAMES])
+    assert where["from"].dtype == torch.int64
+    assert dataset.delta_indices == {"action": [-3, 0, 1]}
 
 
 def test_what_is_not_here_says_what_to_do(pristine: Path) -> None:
@@ -166,6 +198,56 @@ def test_files_of_episodes_are_found_by_the_metadata(pristine: Path, tmp_path: P
     for episode, key in ((9, TOP), (-1, TOP), (0, "action")):
         with pytest.raises(ConfigError, match=r"9|-1|action"):
             meta.get_video_file_path(episode, key)
+    with pytest.raises(IndexError):  # as LeRobot's
+        meta.get_data_file_path(9)
+
+
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+def test_metadata_is_read_without_rows_and_videos(pristine: Path, tmp_path: Path, version: str) -> None:
+    root = tmp_path / "set"
+    if version == "v3.0":
+        shutil.copytree(pristine, root)
+    else:
+        write_older(pristine, root, version=version)
+    expected = LeRobotDataset(root).meta
+    shutil.rmtree(root / "videos")
+    shutil.rmtree(root / "data")
+    meta = LeRobotDatasetMetadata("me/mine", root=root)
+    assert isinstance(expected, LeRobotDatasetMetadata)
+    assert (meta.repo_id, meta.root) == ("me/mine", root)
+    for name in ("fps", "camera_keys", "features", "total_frames", "total_episodes", "robot_type", "shapes"):
+        assert getattr(meta, name) == getattr(expected, name)
+    assert np.array_equal(meta.stats["action"]["mean"], expected.stats["action"]["mean"])
+    assert TOP in repr(meta)
+    assert f"{EPISODES} episodes" in repr(meta)
+    with pytest.raises(DatasetError, match="download with"):
+        LeRobotDatasetMetadata("nobody/nothing")
+
+
+def test_rows_of_episodes_by_any_number(pristine: Path) -> None:
+    episodes = LeRobotDatasetMetadata(pristine).episodes
+    assert episodes[np.int64(2)] == episodes[2] == episodes[torch.tensor(2)] == episodes[np.array(-1)]
+    for several in ([0, 2], np.array([0, 2]), torch.tensor([0, 2]), range(0, 3, 2)):
+        assert episodes[several]["episode_index"] == [0, 2]
+    assert episodes[1:]["episode_index"] == [1, 2]
+    with pytest.raises(IndexError):
+        episodes[EPISODES]
+
+
+def test_columns_of_older_tables_of_episodes_are_kept(pristine: Path, tmp_path: Path) -> None:
+    root = write_older(pristine, tmp_path / "old", version="v2.1")
+    path = root / "meta/episodes.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:  # in any order
+        line |= {"success": line["episode_index"] == 1, "mixed": line["episode_index"] or "none"}
+        if line["episode_index"] == 2:
+            del line["success"]
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    episodes = LeRobotDatasetMetadata(root).episodes
+    assert episodes["success"] == [False, True, None]
+    assert episodes[1]["success"] is True
+    assert "mixed" not in episodes.column_names  # values of several types
+    assert episodes["length"] == [FRAMES] * EPISODES
 
 
 def test_an_episode_without_a_file_has_no_path(copy: Path) -> None:

@@ -1,5 +1,6 @@
 """Damaged LeRobot sets: one error that names the place, or what is sound comes all the same."""
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from gpuload.datasets import LeRobotDataset
 from gpuload.errors import DatasetError, FrameNotFound, GpuloadError, VideoError
 from gpuload.sources.lerobot import LeRobotSource
 from tests.lerobot_sets import DATA, EPISODES, FRAMES, TOP, WRIST, edit_json, edit_table, replace
+from tests.older import write_older
 
 
 def info(**changes: object) -> Callable[[Path], None]:
@@ -130,6 +132,24 @@ def test_damaged_statistics_are_told_when_they_are_asked_for(copy: Path) -> None
     dataset[0]
     with pytest.raises(DatasetError, match=r"stats\.json"):
         _ = dataset.meta.stats
+
+
+def test_statistics_that_differ_in_shape_between_episodes_are_told(pristine: Path, tmp_path: Path) -> None:
+    root = write_older(pristine, tmp_path / "old", version="v2.1")
+    path = root / "meta/episodes_stats.jsonl"
+    first, *others = path.read_text().splitlines()
+    line = json.loads(first)
+    line["stats"]["action"]["mean"] = [1.0]
+    path.write_text("\n".join([json.dumps(line), *others]))
+    with pytest.raises(DatasetError, match=r"episodes_stats\.jsonl: statistics of 'action' differ"):
+        _ = LeRobotDataset(root).meta.stats
+
+
+def test_half_a_row_is_no_length(copy: Path) -> None:
+    (table,) = (copy / "meta/episodes").rglob("*.parquet")
+    edit_table(table, lambda t: replace(t, "length", pa.array([FRAMES, FRAMES + 0.5, FRAMES])))
+    with pytest.raises(DatasetError, match="length is missing or no whole number"):
+        LeRobotDataset(copy)
 
 
 def test_a_task_that_is_not_in_the_table_costs_its_samples(copy: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 import torch
 
 from gpuload.datasets import LeRobotDataset
@@ -28,8 +29,9 @@ def test_depth_codes_mean_millimetres() -> None:
     np.testing.assert_array_equal(linear, np.arange(4096, dtype=np.float32))
 
 
-def test_depth_videos_come_back_in_millimetres(tmp_path: Path) -> None:
-    """12-bit codes, coded without loss, through ``dataset[i]`` and the loader."""
+@pytest.mark.parametrize("form", ["gray12le", "yuv420p12le", "yuv444p12le"])
+def test_depth_videos_come_back_in_millimetres(tmp_path: Path, form: str) -> None:
+    """12-bit codes in luma, coded without loss, through ``dataset[i]`` and the loader."""
     root = write_dataset(tmp_path / "set", episodes=2, frames=12, width=64, height=48, gop=4)
     info = json.loads((root / "meta/info.json").read_text())
     info["features"][KEY] |= {"shape": [48, 64, 1], "info": {"video.is_depth_map": True}}
@@ -39,12 +41,14 @@ def test_depth_videos_come_back_in_millimetres(tmp_path: Path) -> None:
         with av.open(str(path), "w") as file:
             options = {"x265-params": "lossless=1:keyint=4:log-level=error"}
             stream = file.add_stream("libx265", rate=30, options=options)
-            stream.width, stream.height, stream.pix_fmt = 64, 48, "gray12le"
+            stream.width, stream.height, stream.pix_fmt = 64, 48, form
             for picture in codes:
-                frame = av.VideoFrame(64, 48, "gray12le")
-                rows = np.zeros((48, frame.planes[0].line_size // 2), np.uint16)
-                rows[:, :64] = picture
-                frame.planes[0].update(rows.tobytes())
+                frame = av.VideoFrame(64, 48, form)
+                for number, plane in enumerate(frame.planes):
+                    rows = np.full((plane.height, plane.line_size // 2), 2048, np.uint16)
+                    if number == 0:
+                        rows[:, :64] = picture
+                    plane.update(rows.tobytes())
                 file.mux(stream.encode(frame))
             file.mux(stream.encode(None))
     low, high = math.log(3.51), math.log(13.5)

@@ -1,13 +1,17 @@
 """Rows to frames, on timestamps as they are stored."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from gpuload.errors import VideoError
 from gpuload.index.load import load_index
 from gpuload.index.video import VideoIndex
+from gpuload.sources import lerobot_frames
 from gpuload.sources.lerobot_frames import CameraFrames, row_times
 from gpuload.sources.lerobot_meta import Placement
 from tests.videos import make_video
@@ -27,7 +31,7 @@ def frames_of(
     placement = Placement(("v.mp4",), np.zeros(1, np.int32), np.full(1, start_s))
     times = row_times(stored, frame_index, fps=FPS)
     camera = CameraFrames("camera", 0, placement, np.array([0, len(stored)]), times, tolerance_s=1e-4)
-    camera.resolve(0, lambda number: index)
+    camera.resolve(0, lambda number: index, Path())
     found: list[int] = camera.frames(np.arange(len(stored))).tolist()
     return found
 
@@ -59,3 +63,35 @@ def test_without_frame_index_half_a_step_of_32_bits_is_forgiven(index: VideoInde
     assert off.max() > 3e-4  # more than the tolerance: a step is 1 ms here
     assert frames_of(late, exact.astype(np.float32), frame_index=None, start_s=0.0) == list(range(30))
     assert frames_of(late, exact + 3e-4, frame_index=None, start_s=0.0) == [-1] * 30
+
+
+def test_a_file_that_cannot_be_indexed_is_tried_again_when_it_changes_or_after_a_while(
+    index: VideoIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, tried = tmp_path / "v.mp4", list[int]()
+    path.write_bytes(b"damaged")
+
+    def video(number: int) -> VideoIndex:
+        tried.append(number)
+        if path.read_bytes() != b"whole":
+            raise VideoError("it is damaged")
+        return index
+
+    placement = Placement(("v.mp4",), np.zeros(1, np.int32), np.zeros(1))
+    times = row_times(np.arange(30) / FPS, np.arange(30), fps=FPS)
+    camera = CameraFrames("camera", 0, placement, np.array([0, 30]), times, tolerance_s=1e-4)
+    for _ in range(5):
+        camera.resolve(0, video, tmp_path)
+    assert len(tried) == 1
+    assert "damaged" in str(camera.errors[0])
+    os.utime(path, ns=(1, 1))
+    camera.resolve(0, video, tmp_path)
+    assert len(tried) == 2
+    monkeypatch.setattr(lerobot_frames, "RETRY_S", 0.0)
+    camera.resolve(0, video, tmp_path)
+    assert len(tried) == 3
+    monkeypatch.undo()
+    path.write_bytes(b"whole")
+    camera.resolve(0, video, tmp_path)
+    assert not camera.errors
+    assert camera.frames(np.arange(30)).tolist() == list(range(30))

@@ -94,6 +94,8 @@ def test_a_sampler_that_deals_samples_out_is_shared_no_further(
     with Loader(source, 4, device="cpu", sampler=other) as loader:
         loader.load_state_dict(state)  # of another rank
         assert [batch["index"].tolist() for batch in loader] == [[16, 18, 20, 22]]
+    with pytest.raises(ConfigError, match="one rank only"):  # the others would wait for a batch that never comes
+        Loader(source, 4, device="cpu", sampler=sampler, on_error="skip")
     with pytest.raises(ConfigError, match="one rank's samples already"):
         Loader(source, 4, device="cpu", sampler=sampler, rank=1, world_size=2)
 

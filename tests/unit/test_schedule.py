@@ -284,3 +284,12 @@ def test_a_state_without_a_place_is_refused(source: NumberedSource, name: str) -
     for state in ({**plan.state_dict(), name: None}, {k: v for k, v in plan.state_dict().items() if k != name}):
         with pytest.raises(StateMismatch, match=name):
             plan.load_state_dict(state)
+
+
+def test_ranks_that_change_while_an_iteration_runs_do_not_move_its_position(source: NumberedSource) -> None:
+    plan = schedule(source, ranks=2)
+    iteration = plan.begin()
+    plan.advance(iteration)
+    plan.share(0, 4)  # a process group came, and somebody asked for the length
+    plan.advance(iteration)
+    assert plan.state_dict()["position"] == 32

@@ -81,6 +81,8 @@ def test_a_frame_is_shown_until_the_next_one(path: Path, pictures: Pictures) -> 
     for outside in (-0.001, step_s * 33.01, float("nan")):
         with pytest.raises(FrameNotFound, match=r"v\.mp4: nothing is shown at"):
             video.frames_at([0.0, outside])
+        with pytest.raises(IndexError):  # as torchcodec's decoder
+            video.frames_at([outside])
     assert video.fps == pytest.approx(30)
 
 
