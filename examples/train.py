@@ -2,7 +2,7 @@
 
     python examples/train.py PATH [--steps 50] [--checkpoint checkpoint.pt]
 
-PATH is a LeRobot dataset; `gpuload demo` writes one to ./gpuload-demo. Run again, it goes on where the checkpoint says:
+PATH is a LeRobot dataset; `gpuload demo` writes one to ./gpuload-demo. One process: docs/shuffle.md shows several GPUs. Run again, it goes on where the checkpoint says:
 policy, optimizer, and the loader with the very next sample.
 """
 
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoint.pt"))
     args = parser.parse_args()
 
-    meta = gpuload.LeRobotDataset(args.path).meta
+    meta = gpuload.LeRobotDatasetMetadata(args.path)
     cameras = [key for key in meta.camera_keys if key not in meta.depth_keys]  # depth has one channel
     windows = {key: [-1 / meta.fps, 0.0] for key in cameras}
     dataset = gpuload.LeRobotDataset(args.path, delta_timestamps=windows, return_uint8=True)

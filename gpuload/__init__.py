@@ -1,4 +1,4 @@
-"""gpuload: training batches from LeRobot datasets, every keyframe window decoded once, every frame exact."""
+"""gpuload: training batches from LeRobot datasets, keyframe windows decoded once for all samples that need them."""
 
 from importlib.metadata import version as _version_of
 

@@ -54,7 +54,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
-    help="Training batches from LeRobot datasets: every keyframe window decoded once, every frame exact.\n\n"
+    help="Training batches from LeRobot datasets: keyframe windows decoded once for all samples that need them.\n\n"
     "Begin with `gpuload demo`; then try `gpuload info`, `gpuload check` and `gpuload bench` on a dataset of your own.",
 )
 
@@ -264,7 +264,7 @@ def _counted(number: int, name: str) -> str:
 def doctor() -> None:
     """Explain what gpuload finds on this machine, for a bug report or when something is slower than it should be.
 
-    Lists libraries and versions, devices, the FFmpeg (libavcodec) that each library maps, and why each decode backend
+    Lists libraries and versions, devices, the FFmpeg (libavcodec) that each library loads, and why each decode backend
     can or cannot be used. Takes a few seconds: each library is tried in a process of its own.
 
     Example: `gpuload doctor > doctor.txt`

@@ -1,4 +1,4 @@
-"""LeRobotDataset: a drop-in for LeRobot's class, sample by sample or a batch at a time."""
+"""LeRobotDataset: samples as LeRobot's class gives them, one by one or a batch at a time."""
 
 import operator
 import os
