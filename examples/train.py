@@ -2,7 +2,8 @@
 
     python examples/train.py PATH [--steps 50] [--checkpoint checkpoint.pt]
 
-PATH is a LeRobot dataset; `gpuload demo` writes one to ./gpuload-demo. One process: docs/shuffle.md shows several GPUs. Run again, it goes on where the checkpoint says:
+PATH is a LeRobot dataset; `gpuload demo` writes one to ./gpuload-demo. One process: docs/shuffle.md shows several GPUs.
+Run again, it goes on where the checkpoint says:
 policy, optimizer, and the loader with the very next sample.
 """
 

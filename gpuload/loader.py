@@ -377,5 +377,5 @@ def _source_of(dataset: object) -> SampleSource:
         )
     if source is None:
         what = f"{type(dataset).__module__}.{type(dataset).__qualname__}"
-        raise ConfigError(f"a Loader takes a gpuload.LeRobotDataset or a Subset of one, got {what}; open that folder")
+        raise ConfigError(f"a Loader takes a gpuload.LeRobotDataset or a Subset of one, got {what}")
     return source  # type: ignore[no-any-return]  # whoever has one has a SampleSource

@@ -1,7 +1,9 @@
 """Stages that turn a plan into batches.
 
-prefetch    owns all of this: starts an epoch, feeds it, gives batches in order, ends
-feed        a lookahead: its plan, and which worker does what of a batch
+prefetch    owns all of this: begins an epoch, leaves it, ends
+feeder      the thread that plans one lookahead after the other, reads and sends;  feed  one lookahead: its plan, and
+            which worker does what of a batch
+flight      batches between planning and delivery, and the lock that guards them
 pace        how far ahead of the caller
 route       which backend on which device for a file
 crew        the workers of a loader, made when a file first needs their kind

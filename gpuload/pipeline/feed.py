@@ -20,7 +20,7 @@ from gpuload.pipeline.work import STAGED, DecodeTask, DecodeWorker, Fill
 from gpuload.plan.grouping import DecodePlan, group_frames
 from gpuload.sources.base import FrameRefs, SampleSource
 from gpuload.store.cache import BlobCache, BlobKey, Lease, Reader
-from gpuload.store.packets import demux_packets
+from gpuload.store.packets import byte_range, demux_packets
 
 ALIGNED = 64
 """Bytes that staged pictures begin at multiples of."""
@@ -134,12 +134,17 @@ class Lookahead:
         """The last batch that something is decoded for; -1: there is none."""
         self._holder: list[DecodeWorker | None] = [None] * len(self.plan.group_file)
         # Plain lists: an element of an array costs ten times one of a list, and every group needs a dozen.
+        following, feeds = self.plan.passes()
+        # Names of pictures grow with the groups, so those of the next pass say when the bytes are wanted again.
+        again = np.where(following < 0, np.inf, first_picture + self.plan.group_picture[following])
         self._groups = list(
             zip(
                 self.plan.group_file.tolist(),
                 self.plan.group_first.tolist(),
                 self.plan.group_picture[:-1].tolist(),
                 self.plan.group_picture[1:].tolist(),
+                feeds.tolist(),
+                again.tolist(),
                 strict=True,
             )
         )
@@ -251,9 +256,9 @@ class Lookahead:
             number = len(known) - 1
             if number >= due and known[-1] - known[due] > EXPECTED_BYTES:
                 break
-            file, first = self._groups[number][:2]
-            video, last = self.source.video(file), int(self.plan.group_last[number])
-            start, stop = int(video.pos[first]), int(video.pos[last] + video.size[last])
+            file, first, _, _, feeds, _ = self._groups[number]
+            video = self.source.video(file)
+            start, stop = int(video.pos[first]), int(video.pos[feeds] + video.size[feeds])
             if video.contiguous:
                 cache.expect(BlobKey(video.path, start, stop))
             known.append(known[-1] + max(stop - start, 0))
@@ -313,21 +318,20 @@ class Lookahead:
         uses: list[int],
         make_room: Callable[[], bool],
     ) -> None:
-        file, first, begin, end = self._groups[group]
+        file, first, begin, end, feeds, again = self._groups[group]
         pictures = [p for p in range(begin, end) if uses[p]]
         packets = [self._packets[p] for p in pictures]
         last = packets[-1]
         video = self.source.video(file)
         sizes: list[int] = video.size[first : last + 1].tolist()
         if video.contiguous:
-            pos: list[int] = video.pos[first : last + 1].tolist()
-            start = min(pos)
-            key, read = BlobKey(video.path, start, max(map(add, pos, sizes))), None
-            begins = [p - start for p in pos]
+            key, read = BlobKey(video.path, *byte_range(video, first, feeds)), None
+            begins: list[int] = (video.pos[first : last + 1] - key.start).tolist()
         else:
-            key, read = BlobKey(f"{video.path} packets {first}", 0, sum(sizes)), partial(demuxed, video, first, last)
-            begins = list(accumulate(sizes[:-1], initial=0))
-        lease = _acquire(cache, key, make_room, read)
+            key = BlobKey(f"{video.path} packets {first}", 0, int(video.size[first : feeds + 1].sum()))
+            read, begins = partial(demuxed, video, first, feeds), list(accumulate(sizes[:-1], initial=0))
+        lease = _acquire(cache, key, again, make_room, read)
+        data = lease.data[0] if last == feeds else lease.data[0][: max(map(add, begins, sizes))]
         share = shares[worker]
         share.leases.append(lease)
         if file not in worker.streams:
@@ -340,7 +344,7 @@ class Lookahead:
                 sizes=sizes,
                 begins=begins,
                 entries=entries(video, first, last),
-                data=lease.data[0],
+                data=data,
                 packets=packets,
                 pictures=[p + self.first_picture for p in pictures],
                 uses=[uses[p] for p in pictures],
@@ -367,7 +371,9 @@ def demuxed(video: VideoIndex, first: int, last: int, _: BlobKey) -> bytes:
     return b"".join(demux_packets(video, first, last))
 
 
-def _acquire(cache: BlobCache, key: BlobKey, make_room: Callable[[], bool], read: Reader | None) -> Lease:
+def _acquire(
+    cache: BlobCache, key: BlobKey, next_use: float, make_room: Callable[[], bool], read: Reader | None
+) -> Lease:
     """Holds a blob as soon as workers have given back enough: how long they take says nothing, a unit may be long.
 
     Raises:
@@ -377,7 +383,8 @@ def _acquire(cache: BlobCache, key: BlobKey, make_room: Callable[[], bool], read
     is_first, is_awaited = True, True
     while True:
         try:
-            return cache.acquire_all([key], timeout_s=0.0 if is_first else ASKED_AGAIN_S, read=read)
+            timeout_s = 0.0 if is_first else ASKED_AGAIN_S
+            return cache.acquire_all([key], next_use=next_use, timeout_s=timeout_s, read=read)
         except CacheFull:
             if not is_awaited or key.stop - key.start > cache.capacity_bytes:
                 raise

@@ -46,6 +46,22 @@ class DecodePlan:
     def frames_decoded(self) -> int:
         return int((self.group_last - self.group_first + 1).sum())
 
+    def passes(self) -> tuple[Ints, Ints]:
+        """Of each group: the next one that begins at the same packet, -1 where it is the last; and the last packet that
+        any of these feeds. Both ``[G]``."""
+        following = np.full(len(self.group_file), -1, np.int64)
+        feeds = self.group_last.copy()
+        if not len(feeds):
+            return following, feeds
+        order = np.lexsort((self.group_first, self.group_file))  # stable: in due order within
+        file, first = self.group_file[order], self.group_first[order]
+        is_same = (file[1:] == file[:-1]) & (first[1:] == first[:-1])
+        following[order[:-1][is_same]] = order[1:][is_same]
+        begins = np.flatnonzero(np.concatenate([[True], ~is_same]))
+        most = np.maximum.reduceat(feeds[order], begins)
+        feeds[order] = np.repeat(most, np.diff(np.append(begins, len(order))))
+        return following, feeds
+
 
 def group_frames(
     file: Ints, packet: Ints, start: Ints, *, batch_size: int, picture_bytes: Ints, budget_bytes: int

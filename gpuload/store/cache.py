@@ -65,6 +65,8 @@ class BlobCache:
         self.capacity_bytes = capacity_bytes
         self._read, self._expect = read, expect
         self._entries: dict[BlobKey, _Entry] = {}
+        self._expected: set[BlobKey] = set()
+        """Announced, and not acquired since."""
         self._idle: list[tuple[float, int, BlobKey]] = []
         """Heap of (-next use, tie breaker, key); a key that is held or gone by now is passed over when it comes up."""
         self._idle_bytes = 0
@@ -81,12 +83,23 @@ class BlobCache:
 
     @property
     def is_half_empty(self) -> bool:
-        """No more than half of the budget is in use."""
-        return 2 * self.used_bytes <= self.capacity_bytes
+        """No more than half of the budget is held."""
+        return 2 * (self.used_bytes - self._idle_bytes) <= self.capacity_bytes
+
+    def forget(self) -> None:
+        """Drops what nobody holds: what it was kept for will not come."""
+        with self._changed:
+            for key in [key for key, entry in self._entries.items() if entry.is_idle]:
+                self._drop(key)
+            self._idle.clear()
+            self._expected.clear()
 
     def expect(self, key: BlobKey) -> None:
         """Tells where blobs come from that this one will be acquired soon. Nothing is held; it never fails."""
-        if self._expect is not None and key not in self._entries:
+        with self._changed:
+            is_new = key not in self._entries and key not in self._expected
+            self._expected.add(key)
+        if self._expect is not None and is_new:
             self._expect(key)
 
     def acquire_all(
@@ -155,6 +168,7 @@ class BlobCache:
             for key in missing:
                 self._entries[key] = _Entry()
             self.used_bytes += need
+            self._expected.difference_update(wanted)
             for key in wanted:
                 entry = self._entries[key]
                 if entry.is_idle:

@@ -46,7 +46,7 @@ def test_garbage_collection_within_a_lock_that_the_feeder_waits_for(
     def collect() -> None:
         with source.lock:
             holder["iterator"] = iter(holder["loader"])
-            while prefetcher._feeder is None or not prefetcher._feeder.is_alive():
+            while prefetcher._thread is None or not prefetcher._thread.is_alive():
                 time.sleep(0.01)
             time.sleep(0.2)  # it waits for the lock
             holder.clear()

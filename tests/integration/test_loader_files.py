@@ -253,7 +253,7 @@ def test_numbers_that_cannot_be_used_are_refused_by_name(root: Path, arguments: 
 
 
 def test_what_is_no_dataset_is_told_what_is_one() -> None:
-    with pytest.raises(ConfigError, match=r"LeRobotDataset, got builtins\.list"):
+    with pytest.raises(ConfigError, match=r"LeRobotDataset or a Subset of one, got builtins\.list"):
         Loader([1, 2, 3])  # type: ignore[arg-type]  # that is the point
 
 

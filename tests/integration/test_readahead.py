@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gpuload import Loader
@@ -14,6 +15,7 @@ from gpuload.pipeline import feed
 from gpuload.store.cache import BlobCache, BlobKey
 from gpuload.store.local import LocalFiles
 from tests.source import NumberedSource
+from tests.videos import decode_all, make_video
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,42 @@ def test_no_more_is_announced_than_is_allowed(source: NumberedSource, monkeypatc
         list(loader)
     assert not noted.unannounced
     assert noted.most_ahead <= 5  # a batch of two GOPs at most a camera, and one more
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "ts"])
+def test_what_is_decoded_again_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    many = NumberedSource(tmp_path, episodes=3, cameras=1, offsets=(0,))
+    if suffix == "ts":  # whose packets are no ranges of bytes
+        many.paths = [
+            make_video(path.with_suffix(".ts"), frames=40, width=96, height=64, gop=10) for path in many.paths
+        ]
+    pictures = [decode_all(path) for path in many.paths]
+    noted = Noted(monkeypatch)
+    with Loader(many, 4, num_threads=1, shuffle="global", frame_cache_bytes=40_000) as loader:
+        for batch in loader:
+            for sample, picture in zip(batch["index"].tolist(), batch["cam0"], strict=True):
+                assert np.array_equal(picture.numpy(), pictures[sample // 40][sample % 40])
+        stats, cache = loader.stats, loader._prefetcher._cache
+    assert stats.amplification > 1.5
+    total = sum(int(many.video(number).size.sum()) for number in range(3))
+    assert total * 0.9 < stats.bytes_read <= total * (1 if suffix == "ts" else 1.1)
+    if suffix == "mp4":
+        assert len(noted.read) == len(set(noted.read)) == 3 * 4
+        assert noted.expected == noted.read
+    assert cache.used_bytes == 0
+
+
+def test_what_was_kept_for_an_epoch_that_was_left_goes(source: NumberedSource) -> None:
+    with Loader(source, 4, num_threads=1, shuffle="global", frame_cache_bytes=40_000) as loader:
+        next(iter(loader))
+        cache = loader._prefetcher._cache
+        loader._prefetcher.stop()
+        kept = cache.used_bytes
+        assert kept
+        assert cache.leased == 0
+        assert cache.is_half_empty
+        list(loader)
+        assert cache.used_bytes == 0
 
 
 def is_in_memory(memory: mmap.mmap, place: int) -> bool:

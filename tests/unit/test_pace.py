@@ -44,7 +44,7 @@ def test_a_loader_looks_far_ahead_where_keyframe_windows_are_long(tmp_path: Path
         with Loader(source, 4, shuffle=False, num_threads=2) as loader:
             next(iter(loader))
             time.sleep(1.0)
-            planned[gop] = len(loader._prefetcher._batches)
+            planned[gop] = len(loader._prefetcher._flight.batches)
     assert planned[2] <= 2 * PREPARED < planned[120] <= FARTHEST
 
 
@@ -54,4 +54,4 @@ def test_a_loader_does_not_look_for_runs_where_there_are_none(tmp_path: Path) ->
     with Loader(source, 4, num_threads=2) as loader:
         next(iter(loader))
         time.sleep(1.0)
-        assert len(loader._prefetcher._batches) <= PREPARED
+        assert len(loader._prefetcher._flight.batches) <= PREPARED

@@ -96,6 +96,20 @@ def test_with_memory_enough_every_gop_is_decoded_once() -> None:
     assert len(np.unique(gops)) == len(gops)
 
 
+@pytest.mark.parametrize("budget", [0, 10 * PICTURE_BYTES, BUDGET])
+def test_passes_over_a_gop_follow_each_other(budget: int) -> None:
+    samples = np.random.default_rng(0).permutation(4 * LENGTH)
+    plan, _ = plan_of(samples, 30, budget=budget)
+    following, feeds = plan.passes()
+    groups = list(zip(plan.group_file.tolist(), plan.group_first.tolist(), plan.group_last.tolist(), strict=True))
+    for number, (file, first, _) in enumerate(groups):
+        alike = [n for n, group in enumerate(groups) if group[:2] == (file, first)]
+        later = [n for n in alike if n > number]
+        assert following[number] == (later[0] if later else -1)
+        assert feeds[number] == max(groups[n][2] for n in alike)
+    assert (following >= 0).any() == (budget < BUDGET)
+
+
 def test_missing_frames_have_no_picture() -> None:
     file = np.array([[0, -1], [0, 0]], np.int64)
     frame = np.array([[3, 0], [4, 5]], np.int64)
