@@ -1,8 +1,8 @@
 """Stages that turn a plan into batches.
 
 prefetch    owns all of this: begins an epoch, leaves it, ends
-feeder      the thread that plans one lookahead after the other, reads and sends;  feed  one lookahead: its plan, and
-            which worker does what of a batch
+feeder      the thread that plans one lookahead after the other, reads and sends
+lookahead   what the next batches need, in which groups;  dealer  which worker does what of a batch
 flight      batches between planning and delivery, and the lock that guards them
 pace        how far ahead of the caller
 route       which backend on which device for a file

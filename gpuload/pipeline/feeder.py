@@ -10,8 +10,9 @@ from gpuload.errors import GpuloadError, LoaderClosed
 from gpuload.pipeline.batch import Batch, Layout
 from gpuload.pipeline.budget import Budgets, warn_if_costly
 from gpuload.pipeline.crew import Crew
-from gpuload.pipeline.feed import Lookahead, SeenFrames, WorkerShare
+from gpuload.pipeline.dealer import Dealer, Shares, WorkerShare
 from gpuload.pipeline.flight import Flight
+from gpuload.pipeline.lookahead import Lookahead, SeenFrames
 from gpuload.pipeline.pace import AHEAD, MOMENT_S, PREPARED, Sight
 from gpuload.pipeline.route import Router
 from gpuload.pipeline.shaping import Shaping
@@ -62,11 +63,13 @@ class Feeder:
                 while step + len(batches) < flight.steps and samples < self._lookahead:
                     batches.append(samples_of(step + len(batches)))
                     samples += len(batches[-1])
-                plan = self._plan(batches, seen)
+                ahead = self._plan(batches, seen)
+                dealer = Dealer(ahead, self._cache, self._crew.pick)
                 for index, batch in enumerate(batches):
-                    if not self._wait_for_turn(step + index, has_runs=index <= plan.last_with_runs):
+                    if not self._wait_for_turn(step + index, has_runs=index <= ahead.last_with_runs):
                         return
-                    self._feed_one(plan, index, Batch(step + index, batch, distinct=plan.distinct[index]), epoch)
+                    begun = Batch(step + index, batch, distinct=ahead.distinct[index], error=ahead.error_of(index))
+                    self._feed_one(dealer, index, begun, epoch)
                 step += len(batches)
         except BaseException as error:  # noqa: BLE001 - it crosses a thread: take() raises it
             flight.fail(error, is_over=False)
@@ -105,9 +108,8 @@ class Feeder:
                 flight.changed.wait_for(lambda: flight.stopped, timeout=MOMENT_S)
             return not flight.stopped
 
-    def _feed_one(self, plan: Lookahead, index: int, batch: Batch, epoch: int) -> None:
+    def _feed_one(self, dealer: Dealer, index: int, batch: Batch, epoch: int) -> None:
         places = self._layout.places(len(batch.samples))
-        batch.error = plan.error_of(index)
         try:
             batch.columns = self._source.columns(batch.samples)
             self._shaping.shape_images(batch.columns, batch.samples, epoch)
@@ -119,7 +121,7 @@ class Feeder:
             batch.num_bytes = self._layout.num_bytes
             if self._is_staged:
                 self._crew.settle()
-                batch.staged = plan.staged(index, views, self._crew.may_cross)
+                batch.staged = dealer.staged(index, views, self._crew.may_cross)
                 # The most so far, so that one size of page-locked memory serves all batches.
                 self._room = max(self._room, batch.staged.room)
                 batch.num_bytes = self._room
@@ -127,14 +129,14 @@ class Feeder:
                 batch.waiting += batch.staged is not None
                 self._flight.add(batch)
             make_room = partial(self._make_room, batch)
-            shares, lost = plan.shares(index, self._crew.pick, self._cache, places, views, make_room, batch.staged)
+            shares, lost = dealer.shares(index, places, views, make_room, batch.staged)
             self._send(batch, shares)
             batch.error = batch.error or lost
         except GpuloadError as error:
             batch.error = error.anew()
         self._flight.planned(batch)
 
-    def _make_room(self, batch: Batch, shares: dict[DecodeWorker, WorkerShare]) -> bool:
+    def _make_room(self, batch: Batch, shares: Shares) -> bool:
         """What is there of a batch is sent, so that its bytes come back. Whether any worker has something to give back.
 
         Raises:
@@ -149,7 +151,7 @@ class Feeder:
                 raise LoaderClosed("the loader was closed while it was iterated")
             return any(worker.pending for worker in self._crew)
 
-    def _send(self, batch: Batch, shares: dict[DecodeWorker, WorkerShare]) -> None:
+    def _send(self, batch: Batch, shares: Shares) -> None:
         for worker, share in shares.items():
             if share.tasks or share.fills:
                 self._submit(worker, share, batch)

@@ -24,7 +24,7 @@ from gpuload.demo import write_dataset
 from gpuload.device.arena import BatchPool, Place
 from gpuload.errors import CacheFull, DatasetError, VideoError, WorkerDied
 from gpuload.index.load import load_index
-from gpuload.pipeline import feed, handle, wire
+from gpuload.pipeline import dealer, handle, wire
 from gpuload.pipeline.handle import WorkerHandle
 from gpuload.pipeline.work import Unit
 from gpuload.store import local
@@ -197,7 +197,7 @@ def narrow(tmp_path: Path) -> Loader:
 
 
 def test_long_units_are_no_full_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "ASKED_AGAIN_S", 0.05)
+    monkeypatch.setattr(dealer, "ASKED_AGAIN_S", 0.05)
     with narrow(tmp_path) as loader:
         iterator = iter(loader)
         time.sleep(0.3)

@@ -11,7 +11,7 @@ import pytest
 
 from gpuload import Loader
 from gpuload.errors import VideoError
-from gpuload.pipeline import feed
+from gpuload.pipeline import dealer
 from gpuload.store.cache import BlobCache, BlobKey
 from gpuload.store.local import LocalFiles
 from tests.source import NumberedSource
@@ -62,7 +62,7 @@ def test_every_read_of_an_epoch_was_announced_once(
 
 def test_no_more_is_announced_than_is_allowed(source: NumberedSource, monkeypatch: pytest.MonkeyPatch) -> None:
     noted = Noted(monkeypatch)
-    monkeypatch.setattr(feed, "EXPECTED_BYTES", 1)
+    monkeypatch.setattr(dealer, "EXPECTED_BYTES", 1)
     with Loader(source, 1, num_threads=1) as loader:
         list(loader)
     assert not noted.unannounced

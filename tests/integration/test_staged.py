@@ -21,10 +21,11 @@ from gpuload.errors import DecodeError, DeviceError, GpuloadError
 from gpuload.pipeline import crew, lane, route
 from gpuload.pipeline import finish as finish_module
 from gpuload.pipeline.batch import Batch
-from gpuload.pipeline.feed import Lookahead, SeenFrames
+from gpuload.pipeline.dealer import Dealer
 from gpuload.pipeline.finish import Finisher
 from gpuload.pipeline.handle import WorkerHandle
 from gpuload.pipeline.lane import DeviceLane
+from gpuload.pipeline.lookahead import Lookahead, SeenFrames
 from gpuload.pipeline.route import Way
 from gpuload.pipeline.work import STAGED
 from gpuload.store.cache import BlobCache
@@ -150,7 +151,7 @@ def test_a_picture_crosses_once_however_many_slots_it_fills_and_not_at_all_from_
 ) -> None:
     source = make_source(tmp_path, episodes=1, frames=12, offsets=(-2, -1, 0))
     seen = SeenFrames(source)
-    plan = Lookahead(
+    ahead = Lookahead(
         source,
         [np.arange(8)],
         budget_bytes=1 << 30,
@@ -159,8 +160,6 @@ def test_a_picture_crosses_once_however_many_slots_it_fills_and_not_at_all_from_
         first_picture=7,
         seen=seen,
     )
-    views = np.zeros((8, 3), np.int64)
-    staged = plan.staged(0, views, lambda file: True)
     router = route.Router(source, device=torch.device("cpu"), backend="auto")
     workers = crew.Crew(
         router,
@@ -173,8 +172,9 @@ def test_a_picture_crosses_once_however_many_slots_it_fills_and_not_at_all_from_
         on_death=lambda *_: None,
     )
     (worker, *_) = workers.of(way)
-    cache = BlobCache(1 << 20, LocalFiles().read)
-    shares, lost = plan.shares(0, lambda file, given: worker, cache, views, views, lambda shares: False, staged)
+    dealer, views = Dealer(ahead, BlobCache(1 << 20, LocalFiles().read), lambda *_: worker), np.zeros((8, 3), np.int64)
+    staged = dealer.staged(0, views, lambda file: True)
+    shares, lost = dealer.shares(0, views, views, lambda shares: False, staged)
     assert lost is None
     workers.close()
     for lease in shares[worker].leases:

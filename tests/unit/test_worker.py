@@ -18,10 +18,11 @@ from gpuload import Transform
 from gpuload.decode.pyav import PyavDecoder
 from gpuload.device.arena import BatchPool
 from gpuload.pipeline.batch import Layout
-from gpuload.pipeline.feed import Lookahead, SeenFrames
+from gpuload.pipeline.dealer import Dealer
 from gpuload.pipeline.handle import WorkerHandle
 from gpuload.pipeline.host import HostWorker
 from gpuload.pipeline.lane import DeviceLane
+from gpuload.pipeline.lookahead import Lookahead, SeenFrames
 from gpuload.pipeline.shaping import Shaping
 from gpuload.pipeline.share import Sharing
 from gpuload.pipeline.work import STAGED, DecodeWorker, Done, Go, Unit
@@ -49,7 +50,7 @@ def source(tmp_path: Path) -> NumberedSource:
 
 def units_of(source: NumberedSource, shaping: Shaping, batches: list[npt.NDArray[np.int64]]) -> list[Unit]:
     layout = Layout(shaping.forms, [2], BATCH)
-    plan = Lookahead(
+    ahead = Lookahead(
         source,
         batches,
         budget_bytes=1 << 40,
@@ -59,10 +60,10 @@ def units_of(source: NumberedSource, shaping: Shaping, batches: list[npt.NDArray
         seen=SeenFrames(source),
     )
     worker: Any = Anybody()
-    cache, units = BlobCache(1 << 24, LocalFiles().read), []
+    dealer, units = Dealer(ahead, BlobCache(1 << 24, LocalFiles().read), lambda *_: worker), []
     for number in range(len(batches)):
         places, views = layout.places(BATCH), np.zeros((BATCH, 2), np.int64)
-        shares, _ = plan.shares(number, lambda file, given: worker, cache, places, views, lambda shares: False, None)
+        shares, _ = dealer.shares(number, places, views, lambda shares: False, None)
         share = shares[worker]
         units.append(Unit(number, tuple(share.tasks), tuple(share.fills), share.streams))
     return units

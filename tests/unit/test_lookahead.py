@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuload.errors import GpuloadError
-from gpuload.pipeline.feed import Lookahead, SeenFrames
+from gpuload.pipeline.lookahead import Lookahead, SeenFrames
 from gpuload.sources.base import FrameRefs
 from tests.source import NumberedSource
 
