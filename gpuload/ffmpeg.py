@@ -17,8 +17,7 @@ from uuid import uuid4
 import platformdirs
 
 VARIABLE = "LD_LIBRARY_PATH"
-INITIAL_ENVIRONMENT = Path("/proc/self/environ")
-"""What the process was started with, whatever was put into ``os.environ`` since."""
+"""The linker reads it when a process starts: setting it later changes nothing."""
 _LIBRARY = re.compile(r"^(lib(?:av|sw|postproc)[a-z]*)-[0-9a-f]+\.so\.(\d+)")
 """``libavcodec-5e6b81c2.so.62.28.102``: the wheel's name; the linker wants ``libavcodec.so.62``."""
 
@@ -63,25 +62,6 @@ def environment(base: Mapping[str, str], cache_dir: Path | None = None) -> dict[
     mine = ours.split(os.pathsep)
     theirs = [folder for folder in base.get(VARIABLE, "").split(os.pathsep) if folder and folder not in mine]
     return {**base, VARIABLE: os.pathsep.join([*mine, *theirs])}
-
-
-def in_effect(cache_dir: Path | None = None, initial: Path = INITIAL_ENVIRONMENT) -> bool:
-    """Whether this process was started with :func:`library_path` in front: setting it later changes nothing.
-
-    Raises:
-        OSError: the links cannot be written to the cache folder.
-    """
-    ours = library_path(cache_dir)
-    if ours is None:
-        return False
-    try:
-        variables = initial.read_bytes().split(b"\0")
-    except OSError:
-        return False  # no /proc: nobody can tell
-    prefix = f"{VARIABLE}=".encode()
-    value = next((os.fsdecode(v.removeprefix(prefix)) for v in variables if v.startswith(prefix)), "")
-    mine = ours.split(os.pathsep)
-    return value.split(os.pathsep)[: len(mine)] == mine
 
 
 def bundled_libraries() -> Path | None:

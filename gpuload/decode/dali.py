@@ -10,14 +10,13 @@ import numpy as np
 from gpuload.decode.base import Run, Stream, entry_point, failed
 from gpuload.decode.container import pieces_of
 from gpuload.decode.picture import current_event, device_fault, device_trouble, first_line, rgb_picture
+from gpuload.decode.registry import DALI_CPU
 from gpuload.errors import ConfigError
 from gpuload.picture import DevicePicture
 
 if TYPE_CHECKING:
     import torch
 
-CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
-"""What DALI 2.4 decodes without a GPU."""
 TOLERANCE = 1
 """Levels by which DALI's RGB on the CPU differs at most from swscale's (mean 0.25 of VP9; DALI 2.4, PyAV 18.1)."""
 
@@ -34,8 +33,8 @@ def unusable(device: str = "cpu", *, codec: str = "", in_helper: bool = False) -
         found = False
     if not found:
         return "DALI is not installed; run: pip install 'nvidia-dali-cuda130>=2.4'"
-    if device == "cpu" and codec and codec not in CPU_CODECS:
-        return f"DALI has no CPU decoder for {codec}, only for {', '.join(sorted(CPU_CODECS))}; it needs a GPU"
+    if device == "cpu" and codec and codec not in DALI_CPU:
+        return f"DALI has no CPU decoder for {codec}, only for {', '.join(sorted(DALI_CPU))}; it needs a GPU"
     try:
         import nvidia.dali.experimental.dynamic  # noqa: F401
         import torch

@@ -20,7 +20,7 @@ class DeviceStream:
     def __init__(self, device: torch.device) -> None:
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
-            # Of torch's pool of 32 for urgent work: of its other one, the training's own streams may be the very same.
+            # Urgent: torch deals out 32 streams of usual priority in turn, and training may have the very same one.
             self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
     def active(self) -> AbstractContextManager[object]:

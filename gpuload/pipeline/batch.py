@@ -52,7 +52,7 @@ class Batch:
     error: GpuloadError | None = None
     staged: Staged | None = None
     memory: torch.Tensor | None = None
-    """uint8, all slots; on the CPU a view of the buffer."""
+    """uint8, all slots, where a device made them; None on the CPU, where they lie in ``buffer``."""
     ready: torch.cuda.Event | None = None
     """Reading waits for it."""
 

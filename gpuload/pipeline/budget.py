@@ -49,8 +49,11 @@ def device_bytes(video: VideoIndex, *, is_rgb: bool) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """What decoded pictures that wait may take. A plan keeps to one of them: the host's, in which what a GPU decodes
-    counts by how much narrower its own is, since the CPU's share of such files counts against the host's."""
+    """What decoded pictures that wait may take.
+
+    A plan has one budget, the host's. A picture on the GPU is charged its size times host budget / device budget, and
+    never less than its size in host memory, because the CPU may decode it instead.
+    """
 
     frame_cache_bytes: int
     device_cache_bytes: int

@@ -26,8 +26,8 @@ packets keep the engine busy: a session of torchcodec 0.17 has one picture under
 class Crew:
     """Workers of every kind that files need; a kind is made when a file first needs it. Used by one thread at a time.
 
-    ``num_processes`` decode in host memory, where ``kept_bytes`` of pictures may wait, and on ``device``, where
-    ``device_kept_bytes`` may, two threads for each of its engines. ``on_done(worker, result)`` and
+    ``num_processes`` processes decode on the CPU and may keep ``kept_bytes`` of pictures in all; on ``device`` each
+    NVDEC engine gets two threads, which may keep ``device_kept_bytes`` in all. ``on_done(worker, result)`` and
     ``on_death(worker, reason)`` are called in threads of the workers.
     """
 
@@ -69,7 +69,7 @@ class Crew:
         return min([*workers, *self.of(HOST)], key=lambda w: (w.load + given(w) + 1.0) * pace_s[w.on_device])
 
     def of(self, way: Way) -> list[DecodeWorker]:
-        """The workers of one kind, all alive when they are handed out.
+        """The workers of one kind; those that have died since are made anew.
 
         Raises:
             GpuloadError: why such workers cannot begin here.

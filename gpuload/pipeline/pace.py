@@ -20,9 +20,9 @@ fewer, chance leaves one worker without any while the others have two."""
 COLUMN_BYTES = 256 << 20
 """What batches beyond ``PREPARED`` may hold beside their video: images are in no other budget."""
 MOMENT_S = 0.002
-"""How long after a batch was taken the next one is planned, if nothing is urgent. Every operation of torch lets go of
-the GIL, and who has just been woken takes it for all that it does: the caller, with a few operations between it and its
-batch, waited 4 ms for it each time."""
+"""How long after a batch was taken the next one is planned, if nothing is urgent. Otherwise the thread that plans,
+woken by the same ``next()``, takes the GIL at the caller's first operation of torch and keeps it: the caller waited
+4 ms for its batch each time."""
 LEAVING_PATIENCE_S = 0.3
 """Time that workers get to end what they do when an epoch is left; starting a new one takes as long."""
 

@@ -24,8 +24,9 @@ class DecodeTask(NamedTuple):  # not a dataclass: those are pickled in Python
     first: int
     """Number of the first packet in its file."""
     sizes: list[int]
-    """Bytes of each packet; they follow each other in ``data``."""
+    """Bytes of each packet."""
     begins: list[int]
+    """Where each begins in ``data``."""
     entries: tuple[int, ...]
     data: bytes
     packets: list[int]
@@ -158,8 +159,8 @@ def release(pending: Iterable[PendingUnit]) -> None:
 
 
 def is_in_use_here(lock: threading.Condition) -> bool:
-    """Whether garbage collection or a signal handler has come upon a thread of a loader, or what holds its lock: what
-    is being done there must end before the loader can."""
+    """Whether the code that runs now (garbage collection, a signal handler) interrupted one of a loader's own threads,
+    or one that holds its lock: to close the loader here would be to wait for oneself."""
     if threading.current_thread().name.startswith("gpuload-"):
         return True
     try:

@@ -53,7 +53,8 @@ def plan_runs(
     sample_pixels: int,
     buffer_bytes: int,
 ) -> Runs:
-    """The shortest runs that decode hardly more than the longest of which enough are active within ``buffer_bytes``.
+    """The shortest runs whose decoding is within ``SLACK`` of the least that still lets enough runs be active within
+    ``buffer_bytes``.
 
     Long runs decode less; short ones need less memory, and few active runs mix less. A run best begins as many
     samples after a keyframe as windows look back: it then decodes from that keyframe, and the run before only the few

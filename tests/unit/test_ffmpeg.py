@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpuload import ffmpeg
-from gpuload.ffmpeg import VARIABLE, bundled_libraries, environment, in_effect, library_path
+from gpuload.ffmpeg import VARIABLE, bundled_libraries, environment, library_path
 
 pytestmark = pytest.mark.skipif(bundled_libraries() is None, reason="this PyAV brings no FFmpeg of its own")
 
@@ -98,14 +98,3 @@ def test_the_environment_keeps_what_was_there_and_is_idempotent(tmp_path: Path) 
     assert once == {**base, VARIABLE: os.pathsep.join([library_path(tmp_path) or "", "/opt/cuda/lib", "/opt/other"])}
     assert environment(once, tmp_path) == once
     assert environment({}, tmp_path) == {VARIABLE: library_path(tmp_path)}
-
-
-def test_only_a_process_started_with_it_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import sys, pathlib; from gpuload.ffmpeg import in_effect; print(in_effect(pathlib.Path(sys.argv[1])))"
-    run = [sys.executable, "-c", code, str(tmp_path)]
-    base = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    for variables, expected in ((environment(base, tmp_path), "True"), ({**base, VARIABLE: "/opt/cuda/lib"}, "False")):
-        done = subprocess.run(run, env=variables, capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == expected
-    monkeypatch.setenv(VARIABLE, environment({}, tmp_path)[VARIABLE])
-    assert not in_effect(tmp_path)  # too late: the linker read it at the start
