@@ -18,7 +18,7 @@ from gpuload.decode.pyav import PyavDecoder
 from gpuload.decode.runs import stream_of
 from gpuload.decode.torchcodec import TorchcodecDecoder, unusable
 from gpuload.errors import ConfigError, DecodeError
-from gpuload.ffmpeg import bundled_libraries, environment, in_effect
+from gpuload.ffmpeg import bundled_libraries, environment
 from gpuload.index.load import load_index
 from gpuload.index.video import Color, VideoIndex
 from gpuload.pipeline.direct import read_packets
@@ -27,6 +27,8 @@ from tests.contracts.decoder import CODECS, DecoderContract, coded_videos, run_o
 from tests.integration.test_lying_files import sets_of
 from tests.videos import decode_all, make_video
 
+IS_PREPARED = bundled_libraries() is not None and environment(os.environ) == dict(os.environ)
+"""Whether this process was started so that torchcodec finds PyAV's FFmpeg."""
 if util.find_spec("torchcodec") is None:
     pytest.skip("torchcodec is not installed: pip install 'torchcodec>=0.17'", allow_module_level=True)
 
@@ -61,14 +63,14 @@ def whole(video: VideoIndex) -> Run:
 
 
 def test_every_reason_against_it_says_what_to_do() -> None:
-    if in_effect():
+    if IS_PREPARED:
         assert unusable() is None
     else:
         assert "gpuload env" in (unusable() or "gpuload env")  # none where the system has an FFmpeg
     assert "no usable GPU" in (unusable("cuda") or "no usable GPU") or "gpuload env" in (unusable("cuda") or "")
 
 
-if not in_effect():  # torchcodec finds PyAV's FFmpeg only in a process that was started for it
+if not IS_PREPARED:  # torchcodec finds PyAV's FFmpeg only in a process that was started for it
 
     def test_the_contract_holds_in_a_process_started_with_pyavs_ffmpeg() -> None:
         variables = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
