@@ -1,6 +1,6 @@
 """gpuload: training batches from LeRobot datasets, keyframe windows decoded once for all samples that need them."""
 
-from importlib.metadata import version as _version_of
+from importlib import metadata as _distributions
 
 from gpuload.datasets import LeRobotDataset
 from gpuload.errors import (
@@ -46,4 +46,7 @@ __all__ = [
     "__version__",
 ]
 
-__version__ = _version_of("gpuload")
+try:
+    __version__ = _distributions.version("gpuload")
+except _distributions.PackageNotFoundError:  # a checkout on PYTHONPATH
+    __version__ = "0+unknown"

@@ -220,7 +220,7 @@ def check_data(
             owner = counters["episode_index"].to_numpy()
             order = np.argsort(owner, kind="stable")
             counters, (numbers, begins) = counters.take(order), np.unique(owner[order], return_index=True)
-            for number, begin, end in zip(numbers, begins, np.append(begins[1:], len(owner)), strict=True):
+            for number, begin, end in zip(numbers, begins, np.append(begins, len(owner))[1:], strict=True):
                 rows.setdefault(int(number), []).append((path, counters.slice(begin, end - begin)))
     users: dict[Path, list[int]] = {}
     for e in episodes:

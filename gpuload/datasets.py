@@ -244,9 +244,9 @@ class LeRobotDataset(Dataset[Sample]):
     @property
     def episode_data_index(self) -> dict[str, torch.Tensor]:
         """int64 ``[num_episodes]`` each: ``from`` and ``to``, the samples of each chosen episode."""
-        starts = self._open().source.episode_starts()
-        ends = np.append(starts[1:], len(self))
-        return {"from": torch.from_numpy(starts.copy()), "to": torch.from_numpy(ends)}
+        lengths = self._open().source.meta.episodes.length
+        ends = np.cumsum(lengths)
+        return {"from": torch.from_numpy(ends - lengths), "to": torch.from_numpy(ends)}
 
     @property
     def delta_indices(self) -> dict[str, list[int]] | None:

@@ -74,7 +74,7 @@ class Loader:
         backend: ``"auto"`` takes for each stream what decodes it best on ``device`` (``stats.backends`` says what and
             why); ``"pyav"``, ``"torchcodec"`` or ``"dali"`` forces one.
         frame_cache_bytes: decoded pictures that wait for a later batch, 4 GiB.
-        blob_cache_bytes: encoded bytes read and not yet decoded, 1 GiB.
+        blob_cache_bytes: encoded bytes read and not yet decoded, or to be decoded again soon, 1 GiB.
         device_cache_bytes: as ``frame_cache_bytes`` in the GPU's memory, of what it decodes itself; default 4 GiB.
         shuffle_buffer_bytes: nominal size of what block shuffle draws from, 4 GiB; part of the order, like the seed.
         on_error: ``"skip"`` leaves out a batch that holds a damaged sample, with a warning (``stats.batches_skipped``

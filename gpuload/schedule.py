@@ -60,6 +60,7 @@ class Schedule:
         not shuffled, those that the sampler counts; None: all."""
         self._source, self._kind, self._seed, self._sampler = source, kind, seed, sampler
         self._chosen = np.sort(chosen) if chosen is not None and kind in ("global", "block") else chosen
+        self._chosen_digest = None if self._chosen is None else hashlib.sha256(self._chosen.tobytes()).hexdigest()
         self._size = len(source) if chosen is None else len(chosen)
         self._batch_size, self._rank, self._world_size, self._drop_last = batch_size, rank, world_size, drop_last
         self._buffer_bytes = buffer_bytes
@@ -188,7 +189,7 @@ class Schedule:
     def _order_settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {"shuffle": self._kind, "seed": self._seed, "num_samples": self._size}
         if self._chosen is not None:
-            settings["samples"] = hashlib.sha256(self._chosen.tobytes()).hexdigest()
+            settings["samples"] = self._chosen_digest
         if self._kind == "block":
             settings |= {"shuffle_buffer_bytes": self._buffer_bytes, "block_order": BLOCK_ORDER}
             settings["runs"] = self._planned_runs().digest()  # other GOPs (encoded anew) mean another order

@@ -85,11 +85,6 @@ class Machine:
         """Why ``backend`` cannot be used; empty: it can."""
         return self.unusable.get(backend, f"{backend} was not looked for")
 
-    @property
-    def barrier(self) -> str:
-        """Why NVDEC decodes nothing here, whatever the stream; empty: it may."""
-        return self.nvdec.reason if isinstance(self.nvdec, NvdecMissing) else self.obstacle("torchcodec")
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:

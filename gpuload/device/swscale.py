@@ -11,6 +11,7 @@ from av.video.reformatter import VideoReformatter
 
 from gpuload.device.libswscale import PlanarScaler, PlanarScalers, source_of
 from gpuload.device.resize import Resizer
+from gpuload.errors import DecodeError
 from gpuload.transform import SlotForm, unpack_view
 
 PAIRED_FROM = 1 << 15
@@ -124,6 +125,8 @@ class SwscaleConverter:
     def _depth(
         self, picture: av.VideoFrame, slot: npt.NDArray[np.generic], rotation: int, lut: npt.NDArray[np.float32]
     ) -> None:
+        if picture.format.components[0].bits != 12:
+            raise DecodeError(f"a picture of depth is {picture.format.name}, the codes have 12 bits")
         # The plane as it is: LeRobot's writer puts codes into luma itself, and swscale would stretch 4:2:0's range.
         plane, order = picture.planes[0], ">u2" if picture.format.name.endswith("be") else "<u2"
         codes = np.frombuffer(memoryview(plane), order).reshape(-1, plane.line_size // 2)[

@@ -1,5 +1,6 @@
 """Who does what of each batch of a lookahead: tasks for the workers that hold a group, with the bytes they need."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from gpuload.device.planes import staged_bytes
 from gpuload.errors import CacheFull, GpuloadError, LoaderClosed
 from gpuload.index.video import VideoIndex
 from gpuload.pipeline.batch import Staged
-from gpuload.pipeline.lookahead import Lookahead
+from gpuload.pipeline.lookahead import Group, Lookahead
 from gpuload.pipeline.work import DecodeTask, DecodeWorker, Fill
 from gpuload.store.cache import BlobCache, BlobKey, Lease, Reader
 from gpuload.store.packets import byte_range, demux_packets
@@ -60,6 +61,8 @@ class Dealer:
         """Groups that were given to a worker and taken back."""
         self._expected = [0]
         """Bytes of all groups that were announced, up to each of them."""
+        self._keys: dict[tuple[int, int], BlobKey] = {}
+        """By file and first packet, of groups that were announced and are still to come."""
         self._staged_sizes: dict[int, int] = {}
 
     def shares(
@@ -145,11 +148,22 @@ class Dealer:
             if number >= due and known[-1] - known[due] > EXPECTED_BYTES:
                 break
             group = ahead.groups[number]
-            video = ahead.source.video(group.file)
-            start, stop = int(video.pos[group.first]), int(video.pos[group.feeds] + video.size[group.feeds])
+            key = self._key_of(group)
+            if ahead.source.video(group.file).contiguous:
+                self._cache.expect(key)
+            known.append(known[-1] + key.stop - key.start)
+
+    def _key_of(self, group: Group) -> BlobKey:
+        """The bytes of all passes from the group's first packet."""
+        place = group.file, group.first
+        if place not in self._keys:
+            video = self._ahead.source.video(group.file)
             if video.contiguous:
-                self._cache.expect(BlobKey(video.path, start, stop))
-            known.append(known[-1] + max(stop - start, 0))
+                self._keys[place] = BlobKey(video.path, *byte_range(video, group.first, group.feeds))
+            else:
+                total = int(video.size[group.first : group.feeds + 1].sum())
+                self._keys[place] = BlobKey(f"{video.path} packets {group.first}", 0, total)
+        return self._keys[place]
 
     def _take_back(self, shares: Shares, groups: list[int]) -> None:
         """Tasks that will not be sent, because another of their batch could not be made."""
@@ -208,13 +222,16 @@ class Dealer:
         last = packets[-1]
         video = ahead.source.video(file)
         sizes: list[int] = video.size[first : last + 1].tolist()
+        key = self._key_of(ahead.groups[group])
         if video.contiguous:
-            key, read = BlobKey(video.path, *byte_range(video, first, feeds)), None
             begins: list[int] = (video.pos[first : last + 1] - key.start).tolist()
+            read = None
         else:
-            key = BlobKey(f"{video.path} packets {first}", 0, int(video.size[first : feeds + 1].sum()))
-            read, begins = partial(demuxed, video, first, feeds), list(accumulate(sizes[:-1], initial=0))
+            begins = list(accumulate(sizes[:-1], initial=0))
+            read = partial(demuxed, video, first, feeds)
         lease = _acquire(self._cache, key, again, make_room, read)
+        if again == math.inf:
+            del self._keys[file, first]
         data = lease.data[0] if last == feeds else lease.data[0][: max(map(add, begins, sizes))]
         share = shares[worker]
         share.leases.append(lease)

@@ -111,9 +111,9 @@ class Prefetcher:
         self._feeder.sight.runs = 0
         if self._finishing is not None:
             self._finishing.start()
-        thread = threading.Thread(target=self._feeder.feed, args=(samples_of, epoch), name="gpuload-feed", daemon=True)
-        thread.start()
-        self._thread = thread
+        feed = self._feeder.feed
+        self._thread = threading.Thread(target=feed, args=(samples_of, epoch), name="gpuload-feed", daemon=True)
+        self._thread.start()
 
     def next(self) -> Batch:
         """The next batch in order, complete.
@@ -129,9 +129,7 @@ class Prefetcher:
         """Leaves the epoch; workers stay."""
         flight = self._flight
         flight.stop()
-        if self._thread is not None:
-            join(self._thread)
-            self._thread = None
+        self._join()
         with flight.changed:
             for worker in self._crew:
                 # None: Ctrl-C ended an earlier call behind the place where it forgot the batches.
@@ -145,6 +143,7 @@ class Prefetcher:
         if self._finishing is not None:
             self._finishing.end()
         self._crew.leave(flight.changed)
+        self._cache.forget()
         self.tally.kept.clear()
 
     def close(self) -> None:
@@ -173,14 +172,20 @@ class Prefetcher:
         self._flight.stop()
         self._crew.close()
         self._crew.give_up(self._crew, self._flight.changed)  # the feeder may wait for what they held
-        if self._thread is not None:
-            join(self._thread)
-            self._crew.close()  # the feeder may have been making a worker meanwhile
+        self._join()
+        self._crew.close()  # the feeder may have been making a worker meanwhile
+        self._cache.forget()
         self._flight.batches.clear()
         if self._finishing is None or self._finishing.close():
             self._pool.close()
         self._files.close()
         self._ended = True  # last: what Ctrl-C interrupted goes on when it is called again
+
+    def _join(self) -> None:
+        """Waits for the thread that feeds."""
+        if self._thread is not None and self._thread.ident is not None:  # else Ctrl-C came before it was started
+            join(self._thread)
+        self._thread = None
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:

@@ -45,13 +45,10 @@ class Router:
             else Machine({"pyav": ""}, NvdecMissing("no device", "device is cpu"))
         )
         self._first_files = self._find_first_files()
-        for file in self._first_files.values():
-            self.choice(file)
-        if device.type == "cuda" and backend == AUTO and self._first_files and self._machine.barrier:
+        choices = [self.choice(file) for file in self._first_files.values()]
+        if device.type == "cuda" and backend == AUTO and choices and all(c.device == "cpu" for c in choices):
             logger.warning(
-                "NVDEC is not used, pictures for %s are decoded on the CPU: %s; see docs/gpu.md and `gpuload doctor`",
-                self._device,
-                self._machine.barrier,
+                "NVDEC decodes none of the cameras: %s; docs/gpu.md and `gpuload doctor` say more", choices[0].reason
             )
 
     def choice(self, file: int) -> Choice:

@@ -124,7 +124,7 @@ class ImageCells:
         with suppress(OSError, pa.ArrowException):  # it is to be made, or damaged
             return _open_copy(name)
         try:
-            with pq.ParquetFile(path, memory_map=True) as table, only_one(name):
+            with pq.ParquetFile(path, memory_map=True) as table, only_one(name.with_name(column)):
                 try:
                     return _open_copy(name)  # another process may have made it meanwhile
                 except FileNotFoundError:
@@ -135,7 +135,8 @@ class ImageCells:
                 self._write(table, name)
                 for old in name.parent.glob(f"{column}-*.arrow"):  # of the file as it was
                     if old != name:
-                        old.unlink(missing_ok=True)
+                        with suppress(OSError):  # another user's, in a folder that several share
+                            old.unlink()
                 return _open_copy(name)
         except _NoRoom as error:
             if not self._without_copy:

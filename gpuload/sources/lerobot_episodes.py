@@ -157,7 +157,7 @@ def read_episodes_v2(root: Path) -> EpisodeTable:
         try:
             values: list[Any] = [line.get(name) for line in lines]
             stored[name] = [pa.chunked_array([pa.array(values)])]
-        except (pa.ArrowException, OverflowError):  # values of several types make no column
+        except (pa.ArrowException, ValueError, OverflowError):  # values of several types make no column
             continue
     return _sorted(EpisodeTable(str(path), index, length, tasks, {}, stored, np.arange(len(index))))
 

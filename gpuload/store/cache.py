@@ -175,7 +175,7 @@ class BlobCache:
                     entry.is_idle = False
                     self._idle_bytes -= key.stop - key.start
                 entry.holds += 1
-                entry.next_use = next_use
+                entry.next_use = max(entry.next_use, next_use)  # who comes late, for a worker that died, knows less
             return missing
 
     def _make_room(self, need: int, wanted: tuple[BlobKey, ...]) -> bool:

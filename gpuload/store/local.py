@@ -1,5 +1,6 @@
 """Byte ranges of local files. Files stay open: a training loop that holds the GIL makes every system call wait."""
 
+import errno
 import os
 from collections import OrderedDict
 
@@ -8,6 +9,10 @@ from gpuload.store.cache import BlobKey
 
 MAX_OPEN = 256
 """Files: a batch's, of several cameras, and those of the runs that are announced."""
+
+
+AT_ONCE = 128 << 10
+"""Linux fetches no more for one call than its readahead, which is this by default (``force_page_cache_ra``)."""
 
 
 class LocalFiles:
@@ -38,7 +43,8 @@ class LocalFiles:
             return
         try:
             descriptor = self._descriptor(key.path)
-            os.posix_fadvise(descriptor, key.start, key.stop - key.start, os.POSIX_FADV_WILLNEED)
+            for start in range(key.start, key.stop, AT_ONCE):
+                os.posix_fadvise(descriptor, start, min(AT_ONCE, key.stop - start), os.POSIX_FADV_WILLNEED)
         except (VideoError, OSError):
             return  # only a hint: the read that follows says what is wrong
 
@@ -49,10 +55,16 @@ class LocalFiles:
 
     def _descriptor(self, path: str) -> int:
         if path not in self._open:
-            descriptor = open_file(path)
             while len(self._open) >= MAX_OPEN:
                 os.close(self._open.popitem(last=False)[1])
-            self._open[path] = descriptor
+            try:
+                self._open[path] = open_file(path)
+            except VideoError as error:
+                cause = error.__cause__
+                if not (isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE) and self._open):
+                    raise
+                self.close()  # the process may have no more files, and others need some, too
+                self._open[path] = open_file(path)
         self._open.move_to_end(path)
         return self._open[path]
 

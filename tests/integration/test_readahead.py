@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -94,15 +95,17 @@ def test_what_is_decoded_again_is_not_read_again(tmp_path: Path, monkeypatch: py
 
 def test_what_was_kept_for_an_epoch_that_was_left_goes(source: NumberedSource) -> None:
     with Loader(source, 4, num_threads=1, shuffle="global", frame_cache_bytes=40_000) as loader:
-        next(iter(loader))
         cache = loader._prefetcher._cache
+        iterator = iter(loader)
+        most = 0
+        for _ in range(10):
+            next(iterator)
+            most = max(most, cache.used_bytes)
+        assert most
         loader._prefetcher.stop()
-        kept = cache.used_bytes
-        assert kept
-        assert cache.leased == 0
-        assert cache.is_half_empty
-        list(loader)
-        assert cache.used_bytes == 0
+        assert cache.used_bytes == cache.leased == 0
+        next(iter(loader))
+    assert cache.used_bytes == 0
 
 
 def is_in_memory(memory: mmap.mmap, place: int) -> bool:
@@ -141,3 +144,19 @@ def test_to_announce_what_is_not_there_is_no_error(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match=r"gone\.mp4"):
         cache.acquire_all([key])
     assert cache.used_bytes == 0
+
+
+def test_a_process_that_may_open_no_more_files_lets_go_of_its_own(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.bin" for number in range(80)]
+    for number, path in enumerate(paths):
+        path.write_bytes(bytes([number]) * 10)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/dev/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 40, limits[1]))
+    try:
+        files = LocalFiles()
+        for _ in range(2):
+            assert [files.read(BlobKey(str(path), 0, 10))[0] for path in paths] == list(range(80))
+        files.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

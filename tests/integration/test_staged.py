@@ -102,7 +102,7 @@ def test_a_loader_says_that_the_gpu_decodes_nothing(tmp_path: Path, caplog: pyte
         caplog.clear()
         router = route.Router(source, device=torch.device("cuda"), backend=backend)
         assert router.backends()["cam0"][0] == "pyav"
-        assert sum("NVDEC is not used" in record.message for record in caplog.records) == told
+        assert sum("NVDEC decodes none" in record.message for record in caplog.records) == told
 
 
 @pytest.mark.parametrize("lanes", [False, True])

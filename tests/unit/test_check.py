@@ -57,6 +57,11 @@ def test_a_removed_video_is_missed_with_its_episodes(root: Path) -> None:
     assert len(found) == 1
 
 
+def test_a_data_file_without_rows_is_a_finding_and_no_crash(root: Path) -> None:
+    pq.write_table(pq.read_table(root / DATA).slice(0, 0), root / DATA)
+    assert {finding.severity for finding in check_dataset(root, decode_s=0)} == {"error"}
+
+
 def test_a_number_of_an_episode_beyond_all_others_is_no_work(root: Path) -> None:
     (table,) = (root / "meta/episodes").rglob("*.parquet")
     set_column(table, "episode_index", [0, 1, 1 << 40])

@@ -11,8 +11,11 @@ import torch
 
 from gpuload.datasets import LeRobotDataset
 from gpuload.demo import write_dataset
+from gpuload.device.swscale import SwscaleConverter
+from gpuload.errors import DecodeError
 from gpuload.loader import Loader
 from gpuload.sources.lerobot_depth import depth_lut
+from gpuload.transform import SlotForm
 
 KEY = "observation.images.top"
 
@@ -64,3 +67,10 @@ def test_depth_videos_come_back_in_millimetres(tmp_path: Path, form: str) -> Non
             for row, index in zip(batch[KEY].numpy(), batch["index"].tolist(), strict=True):
                 before = index if index % 12 == 0 else index - 1
                 assert np.abs(row[:, 0] - expected[[before, index]]).max() <= 1
+
+
+def test_a_picture_of_depth_without_12_bits_is_an_error_of_it() -> None:
+    form = SlotForm("depth", 1, 48, 64, "float32", shown=(48, 64), depth=depth_lut({}, "test"))
+    slot = np.empty((1, 48, 64), np.float32)
+    with pytest.raises(DecodeError, match="yuv420p10le, the codes have 12 bits"):
+        SwscaleConverter().convert(av.VideoFrame(64, 48, "yuv420p10le"), slot, 0, form)

@@ -217,6 +217,8 @@ def test_an_episode_without_rows_has_no_samples(copy: Path) -> None:
     assert len(dataset) == 2 * FRAMES
     assert int(tensor(dataset[FRAMES]["episode_index"])) == 2
     assert dataset.source.episode_starts().tolist() == [0, FRAMES]
+    where = dataset.episode_data_index
+    assert (where["from"].tolist(), where["to"].tolist()) == ([0, FRAMES, FRAMES], [FRAMES, FRAMES, 2 * FRAMES])
 
 
 def test_an_episode_without_a_file_of_one_camera_costs_its_samples(copy: Path) -> None:

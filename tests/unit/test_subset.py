@@ -3,6 +3,7 @@
 from collections import Counter
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,6 +128,28 @@ def test_episodes_come_without_their_edges(pristine: Path, shuffle: bool | str) 
     part = Subset(dataset, range(FRAMES - 8, FRAMES + 1))
     with Loader(part, 4, drop_n_last_frames=7, device="cpu") as loader:
         assert [i for batch in loader for i in batch["index"].tolist()] == [FRAMES - 8, FRAMES]
+
+
+class Brighter(Subset[Any]):
+    """As people wrap the parts of a split."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return {**self.dataset[self.indices[index]], "more": 1}
+
+    def __getitems__(self, indices: Any) -> Any:
+        return [self[index] for index in indices]
+
+
+def test_a_subset_that_changes_samples_is_refused(pristine: Path) -> None:
+    with pytest.raises(ConfigError, match="Brighter has a __getitem__ of its own"):
+        Loader(Brighter(LeRobotDataset(pristine, video_keys=[]), [0]), device="cpu")
+
+
+@pytest.mark.parametrize("shuffle", [False, "global", "block"])
+def test_a_subset_of_nothing_is_an_empty_epoch(pristine: Path, shuffle: bool | str) -> None:
+    part = Subset(LeRobotDataset(pristine, video_keys=[]), [])
+    with Loader(part, 2, shuffle=shuffle, drop_n_last_frames=1, device="cpu") as loader:
+        assert (len(loader), list(loader)) == (0, [])
 
 
 def test_what_cannot_be_is_said(pristine: Path) -> None:
