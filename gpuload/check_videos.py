@@ -9,7 +9,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from gpuload.errors import DatasetError, GpuloadError
+from gpuload.errors import GpuloadError
 from gpuload.findings import NAMES, Clip, Episode, Finding, Folder, Times, first_line, ranges
 from gpuload.index.load import load_index
 from gpuload.index.video import VideoIndex
@@ -74,17 +74,13 @@ def check_videos(
 
 def check_stream(folder: Folder, path: Path, camera: str, index: VideoIndex) -> Iterator[Finding]:
     """Size, codec and frame rate of a file against ``info.json``."""
-    feature, details = folder.features[camera], folder.features[camera].get("info")
-    try:
-        stated = read_feature(folder.root / "meta" / "info.json", camera, feature).height_width
-    except DatasetError:
-        stated = None  # reported with info.json
-    height, width = index.shown_size
+    feature = read_feature(folder.root / "meta" / "info.json", camera, folder.features[camera])
+    stated, (height, width) = feature.height_width, index.shown_size
     if stated not in (None, (height, width)):
         text = f"is {width}x{height}, info.json says {stated[1]}x{stated[0]} for {camera}"
         yield folder.warning(path, text, f"correct the shape of {camera} in meta/info.json: policies are built by it")
-    codec = str(details.get("video.codec", index.codec) if isinstance(details, dict) else index.codec).lower()
-    if NAMES.get(codec, codec) != index.codec:
+    codec = str(feature.info.get("video.codec") or index.codec).lower()
+    if NAMES.get(codec, codec.partition("_")[0]) != index.codec:  # h264_nvenc
         text = f"is {index.codec}, info.json says {codec} for {camera}"
         yield folder.warning(path, text, "correct video.codec in meta/info.json")
     if index.codec not in av.codecs_available:

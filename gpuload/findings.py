@@ -19,7 +19,11 @@ TOLERANCE_S = 1e-4
 COUNTERS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 FETCH = "fetch the dataset again"
 INFO = "meta/info.json"
-NAMES = {"libsvtav1": "av1", "libdav1d": "av1", "libaom-av1": "av1", "libx264": "h264", "avc": "h264", "h265": "hevc"}
+NAMES = {
+    "libsvtav1": "av1", "libdav1d": "av1", "libaom-av1": "av1", "av01": "av1", "libx264": "h264", "avc": "h264",
+    "avc1": "h264", "h265": "hevc", "libx265": "hevc", "hvc1": "hevc", "hev1": "hevc", "mp4v": "mpeg4", "vp09": "vp9",
+    "libvpx-vp9": "vp9", "libvpx": "vp8",
+}  # fmt: skip
 """FFmpeg's codec names for what recorders write instead."""
 UNREADABLE = (OSError, ValueError, pa.ArrowException)
 """What reading a damaged JSON or parquet file raises."""

@@ -138,6 +138,10 @@ class LeRobotDatasetMetadata:
         """
         if self._stats is None:
             self._stats = read_stats(self.root)
+            for key, feature in self._meta.info.features.items():
+                if feature.to_millimetres != 1 and key in self._stats:
+                    scaled = {n: v if n == "count" else v * feature.to_millimetres for n, v in self._stats[key].items()}
+                    self._stats[key] = scaled
         return self._stats
 
     @stats.setter

@@ -14,6 +14,7 @@ import platformdirs
 
 from gpuload.errors import VideoError
 from gpuload.index.demux import demux_index
+from gpuload.index.lfs import INSTEAD, is_pointer
 from gpuload.index.mp4 import parse_mp4
 from gpuload.index.mp4_boxes import Untold
 from gpuload.index.video import Color, VideoIndex
@@ -47,6 +48,8 @@ def load_index(path: str | Path, *, cache_dir: Path | None = None) -> VideoIndex
     cached = _read_cache(name, identity)
     if cached is not None:
         return cached
+    if is_pointer(path):
+        raise VideoError(f"{path}: {INSTEAD}")
     try:
         index = parse_mp4(path) if _is_iso(path) else demux_index(path)
     except Untold:

@@ -146,7 +146,8 @@ class LeRobotSource:
         if self.meta.info.features[camera.key].is_depth and not is_depth_format(index.pixel_format):
             raise DatasetError(
                 f"{index.path}: {camera.key!r} is a depth map, which needs 12-bit pictures, got {index.pixel_format}; "
-                "set video.is_depth_map to false in info.json to read it as colour"
+                "set video.is_depth_map to false in info.json to read it as colour, or leave the camera out with "
+                "video_keys=[…]"
             )
         return index
 
@@ -179,9 +180,13 @@ class LeRobotSource:
         if not len(pts_s):
             return FrameNotFound(f"{about}: the file has no frames; download it again")
         nearest_s = float(pts_s[np.argmin(np.abs(pts_s - wanted_s))])
+        place_s = (row - int(self._starts[number])) / self.meta.info.fps + float(camera.placement.start_s[number])
+        by_count = np.abs(pts_s - place_s).min() <= self._tolerance_s
+        hint = "; the row's place in its episode, over fps, has a frame: timestamps may be of another clock"
         return FrameNotFound(
             f"{about}: wanted {wanted_s:.6f} s, nearest is {nearest_s:.6f} s, {abs(nearest_s - wanted_s):.6f} s away, "
             f"tolerance_s is {self._tolerance_s:g}; correct the timestamps or give a larger tolerance_s"
+            f"{hint if by_count else ''}"
         )
 
     def episode_starts(self) -> npt.NDArray[np.int64]:
@@ -221,7 +226,7 @@ class LeRobotSource:
             batch[key] = lists.take(samples).to_pylist()
         for key, images in self._rows.images.items():
             rows = windows[self._offsets[key]][0] if key in self._offsets else samples
-            pictures = _image_tensor(images.read(rows.reshape(-1)))
+            pictures = _image_tensor(images.read(rows.reshape(-1)), self.meta.info.features[key].to_millimetres)
             batch[key] = pictures.reshape(*rows.shape, *pictures.shape[1:])
         for key, offsets in self._offsets.items():
             batch[f"{key}_is_pad"] = torch.from_numpy(windows[offsets][1].copy())
@@ -296,7 +301,8 @@ class LeRobotSource:
         if not full.exists():
             raise DatasetError(
                 f"{full}: the file of camera {key!r} is missing; download it, or leave out its episodes with "
-                f"episodes=[…], or the camera: video_keys={[k for k in self.meta.episodes.videos if k != key]}"
+                f"episodes=[…], or the camera: video_keys={[k for k in self.meta.episodes.videos if k != key]}; "
+                "`gpuload check` lists all that are missing"
             )
         return str(full)
 
@@ -329,6 +335,8 @@ class LeRobotSource:
                 usable.append(self._load(camera, camera.first_file + file))
             except GpuloadError as error:
                 first_error = first_error or error
+                if isinstance(error, DatasetError) and file >= _LOOKED_AT and not usable:
+                    break  # they can be read, and are not what info.json says: the others will be no better
                 continue
             if stated in (None, usable[-1].shown_size):
                 return usable[-1]
@@ -363,8 +371,8 @@ def _output(values: npt.NDArray[np.generic], key: str, root: Path) -> npt.NDArra
         return values.astype(dtype, copy=False)
 
 
-def _image_tensor(pictures: npt.NDArray[np.generic]) -> torch.Tensor:
-    """Any depth ``[n, C, H, W]`` -> float32: 8-bit in [0, 1], deeper ones as stored (depth in mm)."""
+def _image_tensor(pictures: npt.NDArray[np.generic], to_millimetres: int) -> torch.Tensor:
+    """Any depth ``[n, C, H, W]`` -> float32: 8-bit in [0, 1], deeper ones as stored, maps of depth in millimetres."""
     if pictures.dtype == np.uint8:
         return torch.from_numpy(pictures).to(torch.float32).div_(255)
-    return torch.from_numpy(pictures.astype(np.float32))
+    return torch.from_numpy(pictures.astype(np.float32)).mul_(to_millimetres)

@@ -9,10 +9,9 @@ from typing import Any, SupportsIndex, overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gpuload.errors import ConfigError, DatasetError
-from gpuload.sources.lerobot_files import number, read_jsonl, read_parquet, values_of, whole
+from gpuload.sources.lerobot_files import number, read_jsonl, read_parquet, schema_names, values_of, whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,30 +117,34 @@ def read_episodes_v3(root: Path) -> EpisodeTable:
     files = sorted(folder.glob("**/*.parquet"))
     if not files:
         raise DatasetError(f"{folder} holds no parquet file; download the dataset's meta folder again")
-    parts: dict[str, list[npt.NDArray[np.float64]]] = {}
-    stored: dict[str, list[pa.ChunkedArray[Any]]] = {}
+    tables: list[pa.Table] = []
     tasks: list[tuple[str, ...]] = []
     for path in files:
-        try:
-            names = pq.read_schema(path).names
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise DatasetError(f"{path} cannot be read as parquet ({error}); download the file again") from error
+        names = schema_names(path)
         table = read_parquet(path, [name for name in names if not name.startswith("stats/")])
-        for name in table.column_names:
-            stored.setdefault(name, []).append(table[name])
-            if pa.types.is_integer(table[name].type) or pa.types.is_floating(table[name].type):
-                parts.setdefault(name, []).append(
-                    table[name].cast(pa.float64(), safe=False).to_numpy().astype(np.float64)
-                )
+        tables.append(table)
         listed = values_of(table["tasks"], path) if "tasks" in names else [None] * table.num_rows
         tasks += [tuple(map(str, value)) if isinstance(value, list) else () for value in listed]
-    full = {name: np.concatenate(values) for name, values in parts.items()}
+    stored = {name: _parts(tables, name) for name in dict.fromkeys(name for t in tables for name in t.column_names)}
+    full = {name: values for name, parts in stored.items() if (values := _joined(parts)) is not None}
     wanted = ("episode_index", "length")
     index, length = (whole(full.pop(name, None), name, str(folder), len(tasks)) for name in wanted)
-    complete = {name: values for name, values in full.items() if len(values) == len(index)}
-    whole_columns = {name: chunks for name, chunks in stored.items() if sum(map(len, chunks)) == len(index)}
     order = np.arange(len(index))
-    return _sorted(EpisodeTable(str(folder), index, length, tuple(tasks), complete, whole_columns, order))
+    return _sorted(EpisodeTable(str(folder), index, length, tuple(tasks), full, stored, order))
+
+
+def _parts(tables: list[pa.Table], name: str) -> "list[pa.ChunkedArray[Any]]":
+    """A column, file by file; of nulls where a file lacks it, as one of episodes without a camera may."""
+    return [t[name] if name in t.column_names else pa.chunked_array([pa.nulls(t.num_rows)]) for t in tables]
+
+
+def _joined(parts: "list[pa.ChunkedArray[Any]]") -> npt.NDArray[np.float64] | None:
+    """Numbers of all files, NaN where null; None where it is no column of numbers."""
+    kinds = [part.type for part in parts if not pa.types.is_null(part.type)]
+    if not kinds or not all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds):
+        return None
+    values = [part.cast(pa.float64(), safe=False).to_numpy().astype(np.float64) for part in parts]
+    return np.concatenate(values)
 
 
 def read_episodes_v2(root: Path) -> EpisodeTable:

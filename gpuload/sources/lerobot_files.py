@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gpuload.errors import DatasetError
+from gpuload.index.lfs import INSTEAD, is_pointer
 
 MANY_ROWS = 100_000
 Stats = dict[str, dict[str, npt.NDArray[np.generic]]]
@@ -41,7 +42,22 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
         file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
         return file.read(columns=columns, use_threads=file.metadata.num_rows > MANY_ROWS)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read as parquet ({error}); download the file again") from error
+        raise unreadable(path, "parquet", error) from error
+
+
+def schema_names(path: Path) -> list[str]:
+    """Columns of a parquet file. Raises DatasetError: it is damaged."""
+    try:
+        return pq.read_schema(path).names
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise unreadable(path, "parquet", error) from error
+
+
+def unreadable(path: Path, kind: str, error: Exception) -> DatasetError:
+    """The error of a file that is not what its name says."""
+    if is_pointer(path):
+        return DatasetError(f"{path} {INSTEAD}")
+    return DatasetError(f"{path} cannot be read as {kind} ({error}); download the file again")
 
 
 def values_of(column: "pa.ChunkedArray[Any] | pa.Array[Any]", path: str | Path) -> list[Any]:
@@ -89,7 +105,7 @@ def read_json(path: Path) -> object:
     except FileNotFoundError as error:
         raise DatasetError(f"{path} is missing; download the dataset again") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} cannot be read as JSON ({error}); download the file again") from error
+        raise unreadable(path, "JSON", error) from error
 
 
 def read_jsonl(path: Path) -> list[dict[str, object]]:
@@ -98,7 +114,7 @@ def read_jsonl(path: Path) -> list[dict[str, object]]:
     except FileNotFoundError as error:
         raise DatasetError(f"{path} is missing; download the dataset again") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} cannot be read as JSON lines ({error}); download the file again") from error
+        raise unreadable(path, "JSON lines", error) from error
     found = [line for line in lines if isinstance(line, dict)]
     if len(found) != len(lines):
         raise DatasetError(f"{path}: every line must be a JSON object; download the file again")

@@ -49,14 +49,14 @@ def row_times(stored: npt.NDArray[np.generic], frame_index: npt.NDArray[np.gener
 def nearest_frames(
     wanted_s: npt.NDArray[np.float64], pts_s: npt.NDArray[np.float64], within_s: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.int32]:
-    """int32 ``[n]``: the frame whose pts is nearest to each wanted time, strictly within ``within_s``; else -1."""
+    """int32 ``[n]``: the frame whose pts is nearest to each wanted time, no further than ``within_s``; else -1."""
     if not len(pts_s):
         return np.full(len(wanted_s), -1, dtype=np.int32)
     after = np.minimum(np.searchsorted(pts_s, wanted_s), len(pts_s) - 1)
     before = np.maximum(after - 1, 0)
     nearest = np.where(np.abs(wanted_s - pts_s[before]) <= np.abs(pts_s[after] - wanted_s), before, after)
     # NaN compares false, so a NaN timestamp has no frame
-    near = np.abs(pts_s[nearest] - wanted_s) < within_s
+    near = np.abs(pts_s[nearest] - wanted_s) <= within_s
     return np.where(near, nearest, -1).astype(np.int32)
 
 
@@ -102,7 +102,7 @@ class CameraFrames:
         return files[~self._resolved[files]]
 
     def resolve(self, file: int, video: Callable[[int], VideoIndex], root: Path) -> None:
-        """Match all rows of one file to the nearest pts, strictly within the tolerance; others stay -1. A file that
+        """Match all rows of one file to the nearest pts, within the tolerance; others stay -1. A file that
         cannot be indexed costs its own rows only: they stay -1, and ``errors`` says why. It is tried again when it has
         changed, or after a while: each part of a lookahead asks, and to find out what is wrong can take seconds."""
         path = root / self.placement.files[file]

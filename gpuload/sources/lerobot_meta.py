@@ -36,6 +36,8 @@ class Feature:
     """Axis names where the file has a flat list of them, else empty."""
     info: Mapping[str, object]
     """``info`` and the older ``video_info``, joined."""
+    is_ragged: bool = False
+    """Rows are of a length each, by a shape of null or -1."""
 
     @property
     def is_video(self) -> bool:
@@ -48,6 +50,13 @@ class Feature:
     @property
     def is_depth(self) -> bool:
         return self.info.get("video.is_depth_map") is True or self.info.get("is_depth_map") is True
+
+    @property
+    def to_millimetres(self) -> int:
+        """What stored distances, and statistics of a camera's, are to be multiplied by: LeRobot (pull request 3899)
+        notes the sensor's unit beside ``is_depth_map``. 1 where it says nothing."""
+        is_metres = self.is_depth and "m" in (self.info.get("video.depth_unit"), self.info.get("depth_unit"))
+        return 1000 if is_metres else 1
 
     @property
     def height_width(self) -> tuple[int, int] | None:
@@ -155,9 +164,10 @@ def read_info(root: Path) -> Info:
     raw = read_json(path)
     if not isinstance(raw, dict):
         raise DatasetError(f"{path}: expected a JSON object, got {type(raw).__name__}; download the file again")
-    version = "v" + str(raw.get("codebase_version", "")).removeprefix("v")
+    version = "v" + str(raw.get("codebase_version") or raw.get("version") or "").removeprefix("v")
     if not version.startswith(("v3.", "v2.")):
-        raise DatasetError(f"{path}: codebase_version is {version!r}, readable are v3.x and v2.x; convert the dataset")
+        said = raw.get("codebase_version")
+        raise DatasetError(f"{path}: codebase_version is {said!r}, readable are v3.x and v2.x; convert the dataset")
     stated = raw.get("fps")
     fps = math.nan if isinstance(stated, bool) else number(stated)
     if not math.isfinite(fps) or fps <= 0:
@@ -165,17 +175,20 @@ def read_info(root: Path) -> Info:
     listed = raw.get("features")
     if not isinstance(listed, dict) or not listed:
         raise DatasetError(f"{path}: features must be an object with at least one key; correct the file")
-    chunks_size = raw.get("chunks_size", 1000)
-    if not isinstance(chunks_size, int) or chunks_size < 1:
-        raise DatasetError(f"{path}: chunks_size must be a positive integer, got {chunks_size!r}; correct the file")
+    chunks_size = _integer(raw.get("chunks_size") or 1000)
+    if chunks_size is None or chunks_size < 1:
+        raise DatasetError(
+            f"{path}: chunks_size must be a positive integer, got {raw['chunks_size']!r}; correct the file"
+        )
     usual = TEMPLATES_V3 if version.startswith("v3") else TEMPLATES_V2
-    text = {name: raw.get(name) for name in ("data_path", "video_path", "image_path", "robot_type")}
+    robot_type = raw.get("robot_type")
+    text = {name: raw.get(name) for name in ("data_path", "video_path", "image_path")}
     for name, value in text.items():
         if value is not None and not isinstance(value, str):
             raise DatasetError(f"{path}: {name} must be text, got {value!r}; correct the file")
     features = {str(key): read_feature(path, str(key), value) for key, value in listed.items()}
     return Info(
-        version, fps, features, text["robot_type"], chunks_size,
+        version, fps, features, robot_type if isinstance(robot_type, str) else None, chunks_size,
         text["data_path"] or usual["data_path"], text["video_path"] or usual["video_path"], text["image_path"], raw,
     )  # fmt: skip
 
@@ -296,16 +309,26 @@ def read_feature(path: Path, key: str, value: object) -> Feature:
     """One of ``info.json``'s features. Raises DatasetError: it has no dtype, or no usable shape."""
     if not isinstance(value, dict) or not isinstance(value.get("dtype"), str):
         raise DatasetError(f"{path}: feature {key!r} has no dtype; correct the file")
-    shape = value.get("shape", [1])
-    shape = [shape] if isinstance(shape, int) else shape
-    usable = isinstance(shape, list) and all(isinstance(n, int) and n >= 0 for n in shape)
-    if not usable and value["dtype"] in ("video", "image"):
-        shape = []  # pictures have a size of their own
-    elif not usable:
-        raise DatasetError(f"{path}: feature {key!r} has the shape {shape!r}; expected a list of integers")
+    stated = value.get("shape", [1])
+    listed = stated if isinstance(stated, list) else [stated]
+    sides = [_integer(n) for n in listed]
+    shape = tuple(n for n in sides if n is not None and n >= 0)
+    others = [n for n, side in zip(listed, sides, strict=True) if side is None or side < 0]
+    is_picture = value["dtype"] in ("video", "image")
+    if any(n not in (None, -1) for n in others) and not is_picture:
+        raise DatasetError(f"{path}: feature {key!r} has the shape {stated!r}; expected a list of integers")
+    if others:
+        shape = ()  # pictures have a size of their own
     names = value.get("names")
     flat = tuple(names) if isinstance(names, list) and all(isinstance(n, str) for n in names) else ()
     info: dict[str, object] = {}
     for part in (value.get("video_info"), value.get("info")):
         info |= part if isinstance(part, dict) else {}
-    return Feature(key, value["dtype"], tuple(shape), flat, info)
+    return Feature(key, value["dtype"], shape, flat, info, is_ragged=bool(others) and not is_picture)
+
+
+def _integer(value: object) -> int | None:
+    """Also where a writer made it a float; None: it is none."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gpuload.errors import DatasetError
-from gpuload.sources.lerobot_files import read_parquet, values_of
+from gpuload.sources.lerobot_files import read_parquet, schema_names, values_of
 from gpuload.sources.lerobot_images import ImageColumn
 from gpuload.sources.lerobot_meta import Feature, Meta
 
@@ -56,6 +56,7 @@ def read_rows(meta: Meta, *, cache_dir: Path | None = None) -> RowTable:
     for key, dtype in NEEDED.items():
         features.setdefault(key, Feature(key, dtype, (1,), (), {}))
     files, tables = _read_files(meta, [key for key, f in features.items() if not f.is_image])
+    features = {key: f for key, f in features.items() if _is_stored(f, files, tables)}
     for key, dtype in _USUAL.items():
         if all(key in t.column_names and pa.types.is_integer(t[key].type) and not t[key].null_count for t in tables):
             features.setdefault(key, Feature(key, dtype, (1,), (), {}))
@@ -91,6 +92,12 @@ def read_rows(meta: Meta, *, cache_dir: Path | None = None) -> RowTable:
 
 def _is_readable(feature: Feature, root: Path) -> bool:
     """Whether there is a way to hand it out; one that there is none for is left out, not the dataset."""
+    if feature.is_ragged:
+        logger.warning(
+            "%s: rows of feature %r are of a length each by its shape, and it is left out: they make no batch",
+            root / "meta" / "info.json", feature.key,
+        )  # fmt: skip
+        return False
     if feature.is_image or feature.dtype in ("string", LANGUAGE):
         return True
     try:
@@ -103,6 +110,25 @@ def _is_readable(feature: Feature, root: Path) -> bool:
         "video", root / "meta" / "info.json", feature.key, feature.dtype,
     )  # fmt: skip
     return False
+
+
+def _is_stored(feature: Feature, files: list[Path], tables: list[pa.Table]) -> bool:
+    """Whether the data files have a column. Texts and images that none of them has are left out: recorders list
+    ``task``, which is no column, and cameras that were recorded apart.
+
+    Raises:
+        DatasetError: a column of numbers is missing, or one that other files have.
+    """
+    key = feature.key
+    lacking = [p for p, t in zip(files, tables, strict=True) if key not in t.column_names]
+    if feature.is_image:  # these are read when asked for
+        lacking = [] if key in schema_names(files[0]) else files
+    if lacking and (len(lacking) < len(files) or not (feature.is_image or feature.dtype in ("string", LANGUAGE))):
+        why = "samples need it" if key in NEEDED else "remove it from the features in meta/info.json"
+        raise DatasetError(f"{lacking[0]}: column {key!r} is missing; fetch the file again ({why})")
+    if lacking:
+        logger.warning("%s: feature %r is in info.json and in no data file; it is left out", files[0].parent, key)
+    return not lacking
 
 
 def _read_files(meta: Meta, columns: list[str]) -> tuple[list[Path], list[pa.Table]]:
@@ -142,17 +168,21 @@ def _file_of(meta: Meta, episode: int) -> Path:
 
 
 def _episodes_in(table: pa.Table) -> set[int]:
-    return {int(e) for e in table["episode_index"].unique().to_pylist() if e is not None}
+    """Empty where it has no such numbers: it is then no file of rows, or found wrong when it is read."""
+    if "episode_index" not in table.column_names:
+        return set()
+    found = table["episode_index"].combine_chunks()
+    while pa.types.is_nested(found.type) and hasattr(found, "flatten"):
+        found = found.flatten()
+    if not (pa.types.is_integer(found.type) or pa.types.is_floating(found.type)):
+        return set()
+    numbers = np.unique(found.drop_null().to_numpy(zero_copy_only=False))
+    return {int(e) for e in numbers[np.isfinite(numbers)].tolist()}
 
 
 def _read_columns(path: Path, columns: list[str]) -> pa.Table:
     """These columns, and those of ``_USUAL`` that there are."""
-    table = read_parquet(path, list(dict.fromkeys([*columns, *_USUAL])))
-    absent = sorted(set(columns) - set(table.column_names))
-    if absent:
-        why = "samples need it" if absent[0] in NEEDED else "remove it from the features in meta/info.json"
-        raise DatasetError(f"{path}: column {absent[0]!r} is missing; fetch the file again ({why})")
-    return table
+    return read_parquet(path, list(dict.fromkeys([*columns, *_USUAL])))
 
 
 def _row_order(

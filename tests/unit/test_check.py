@@ -57,6 +57,18 @@ def test_a_removed_video_is_missed_with_its_episodes(root: Path) -> None:
     assert len(found) == 1
 
 
+@pytest.mark.parametrize("name", ["libx264", "avc1", "h264_nvenc", "AVC"])
+@pytest.mark.parametrize("key", ["info", "video_info"])
+def test_recorders_names_of_codecs_are_known(root: Path, name: str, key: str) -> None:
+    def rename(info: dict[str, Any]) -> None:
+        info["features"][CAMERA][key] = {**info["features"][CAMERA].pop("info", {}), "video.codec": name}
+
+    edit_info(root, rename)
+    assert check_dataset(root, decode_s=0) == ()
+    edit_info(root, lambda info: info["features"][CAMERA][key].update({"video.codec": "libx265"}))
+    assert "says libx265" in only(check_dataset(root, decode_s=0), VIDEO, "is h264").message
+
+
 def test_a_data_file_without_rows_is_a_finding_and_no_crash(root: Path) -> None:
     pq.write_table(pq.read_table(root / DATA).slice(0, 0), root / DATA)
     assert {finding.severity for finding in check_dataset(root, decode_s=0)} == {"error"}

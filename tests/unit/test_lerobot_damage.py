@@ -145,6 +145,39 @@ def test_statistics_that_differ_in_shape_between_episodes_are_told(pristine: Pat
         _ = LeRobotDataset(root).meta.stats
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    "name", [DATA, "meta/tasks.parquet", "meta/info.json", f"videos/{TOP}/**/*.mp4", "meta/episodes/**/*.parquet"]
+)
+def test_a_pointer_of_git_lfs_is_called_one(copy: Path, name: str) -> None:
+    for path in copy.glob(name):
+        path.write_bytes(POINTER)
+    with pytest.raises((DatasetError, VideoError), match=r"Git LFS pointer.*hf download"):
+        LeRobotDataset(copy)[0]
+
+
+def test_a_clock_of_its_own_is_pointed_out(copy: Path) -> None:
+    timestamps(lambda values: values + np.float32(0.015))(copy)
+    with pytest.raises(FrameNotFound, match="timestamps may be of another clock"):
+        LeRobotDataset(copy)[3]
+
+
+@pytest.mark.parametrize("stored", ["lists", "no numbers", "nothing"])
+def test_stray_files_beside_the_rows_are_no_rows(copy: Path, stored: str) -> None:
+    rows = pq.read_table(copy / DATA)
+    pq.write_table(rows.slice(0, 20), copy / DATA)
+    pq.write_table(rows.slice(20), copy / "data/chunk-000/file-077.parquet")
+    other = {
+        "lists": {"episode_index": pa.array([[70], [71]])},
+        "no numbers": {"episode_index": pa.array(["a", None])},
+        "nothing": {"other": pa.array([1.0])},
+    }[stored]
+    pq.write_table(pa.table(other), copy / "data/chunk-000/file-001.parquet")
+    assert len(LeRobotDataset(copy, video_keys=[])) == EPISODES * FRAMES
+
+
 def test_half_a_row_is_no_length(copy: Path) -> None:
     (table,) = (copy / "meta/episodes").rglob("*.parquet")
     edit_table(table, lambda t: replace(t, "length", pa.array([FRAMES, FRAMES + 0.5, FRAMES])))

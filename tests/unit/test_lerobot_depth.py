@@ -1,13 +1,16 @@
 """Laws of LeRobot's depth codes, from the formula in float64."""
 
+import io
 import json
 import math
 from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 
 from gpuload.datasets import LeRobotDataset
 from gpuload.demo import write_dataset
@@ -16,6 +19,7 @@ from gpuload.errors import DecodeError
 from gpuload.loader import Loader
 from gpuload.sources.lerobot_depth import depth_lut
 from gpuload.transform import SlotForm
+from tests.lerobot_sets import EPISODES, FRAMES, add_feature, edit_json
 
 KEY = "observation.images.top"
 
@@ -74,3 +78,24 @@ def test_a_picture_of_depth_without_12_bits_is_an_error_of_it() -> None:
     slot = np.empty((1, 48, 64), np.float32)
     with pytest.raises(DecodeError, match="yuv420p10le, the codes have 12 bits"):
         SwscaleConverter().convert(av.VideoFrame(64, 48, "yuv420p10le"), slot, 0, form)
+
+
+@pytest.mark.parametrize(("unit", "scale"), [("m", 1000), ("mm", 1), (None, 1)])
+def test_images_of_depth_come_in_millimetres_by_the_unit_that_was_noted(
+    copy: Path, unit: str | None, scale: int
+) -> None:
+    depth = np.linspace(0.5, 2.5, 6 * 8, dtype=np.float32).reshape(6, 8)
+    buffer = io.BytesIO()
+    Image.fromarray(depth).save(buffer, "tiff")
+    add_feature(copy, "depth", "image", [6, 8, 1], pa.array([buffer.getvalue()] * EPISODES * FRAMES))
+    noted = {"is_depth_map": True, **({"depth_unit": unit} if unit else {})}
+    edit_json(copy / "meta/info.json", lambda v: v["features"]["depth"].update(info=noted))
+    listed = {"min": [[[0.5]]], "max": [[[2.5]]], "mean": [[[1.5]]], "std": [[[0.1]]], "count": [60]}
+    edit_json(copy / "meta/stats.json", lambda v: v.update(depth=listed))
+    dataset = LeRobotDataset(copy, video_keys=[])
+    np.testing.assert_allclose(dataset[3]["depth"].numpy(), depth[None] * scale, rtol=1e-6)
+    with Loader(dataset, 4, device="cpu") as loader:
+        np.testing.assert_allclose(next(iter(loader))["depth"][0].numpy(), depth[None] * scale, rtol=1e-6)
+    stats = dataset.meta.stats["depth"]
+    assert float(stats["max"].squeeze()) == pytest.approx(2.5 * scale)
+    assert int(stats["count"][0]) == 60

@@ -15,6 +15,7 @@ from PIL import Image
 
 from gpuload.datasets import LeRobotDataset
 from gpuload.errors import ConfigError, DatasetError, FrameNotFound
+from gpuload.loader import Loader
 from gpuload.sources.lerobot import LeRobotSource
 from tests.lerobot_sets import DATA, EPISODES, FRAMES, TOP, WRIST, add_feature, edit_json, edit_table, replace
 
@@ -64,6 +65,60 @@ def test_a_bare_number_is_a_shape(copy: Path) -> None:
     add_feature(copy, "extra", "float32", [1], pa.array(np.arange(ROWS, dtype=np.float32)))
     edit_json(copy / "meta/info.json", lambda v: v["features"]["extra"].update(shape=1))
     assert columns_of(copy)["extra"].tolist() == list(range(ROWS))
+
+
+@pytest.mark.parametrize("shape", [[None], [-1], None, [None, 7]])
+def test_rows_of_a_length_each_are_left_out_and_told(copy: Path, shape: Any, caplog: pytest.LogCaptureFixture) -> None:
+    ragged = pa.array([[float(i)] * (i % 3) for i in range(ROWS)], pa.list_(pa.float32()))
+    add_feature(copy, "observation.task_info", "float32", shape, ragged)
+    sample = LeRobotDataset(copy, video_keys=[])[5]
+    assert "observation.task_info" not in sample
+    assert "action" in sample
+    assert "'observation.task_info' are of a length each" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", ["string", "image"])
+def test_texts_and_images_that_no_file_has_are_left_out(
+    copy: Path, dtype: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    listed = {"extra": {"dtype": dtype, "shape": [1], "names": None}}
+    edit_json(copy / "meta/info.json", lambda v: v["features"].update(listed))
+    dataset = LeRobotDataset(copy, video_keys=[])
+    assert "extra" not in dataset[0]
+    with Loader(dataset, 4, device="cpu") as loader:
+        assert "extra" not in next(iter(loader))
+    assert "'extra' is in info.json and in no data file" in caplog.text
+
+
+def test_numbers_may_be_written_with_a_point(copy: Path) -> None:
+    whole = lambda v: (v.update(chunks_size=1000.0, robot_type=7), v["features"]["action"].update(shape=[6.0]))  # noqa: E731
+    edit_json(copy / "meta/info.json", whole)
+    dataset = LeRobotDataset(copy, video_keys=[])
+    assert tensor(dataset[0]["action"]).shape == (6,)
+    assert (dataset.meta.chunks_size, dataset.meta.robot_type) == (1000, None)
+    edit_json(copy / "meta/info.json", lambda v: v.update(chunks_size=None, version=v.pop("codebase_version")))
+    assert len(LeRobotDataset(copy, video_keys=[])) == ROWS
+
+
+@pytest.mark.parametrize("change", ["absent", "nulls"])
+def test_a_shard_of_episodes_that_does_not_know_a_camera_costs_its_episodes_only(copy: Path, change: str) -> None:
+    path = episodes_file(copy)
+    table = pq.read_table(path)
+    keys = [name for name in table.column_names if name.startswith(f"videos/{WRIST}/")]
+    first, second = table.slice(0, 2), table.slice(2)
+    if change == "absent":
+        first = first.drop_columns(keys)
+    else:
+        for key in keys:
+            first = replace(first, key, pa.nulls(2))
+    pq.write_table(first, path)
+    pq.write_table(second, path.with_name("file-001.parquet"))
+    dataset = LeRobotDataset(copy)
+    assert tensor(dataset[2 * FRAMES][WRIST]).shape == (3, 96, 128)
+    with pytest.raises(FrameNotFound, match=f"{WRIST}' has no file for episode 0"):
+        dataset[0]
+    assert dataset.meta.episodes[keys[0]][0] is None
+    assert dataset.meta.episodes[2][keys[0]] is not None
 
 
 def test_annotations_come_as_lists_and_unknown_types_are_left_out(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
