@@ -195,15 +195,16 @@ def test_a_picture_crosses_once_however_many_slots_it_fills_and_not_at_all_from_
 def test_the_cpu_takes_its_share_of_what_was_verified(tmp_path: Path) -> None:
     source = make_source(tmp_path, episodes=6, frames=30, gop=6, offsets=(0,), width=48)
     pictures = [decode_all(path) for path in source.paths]
+    kinds = set[type]()
     with Loader(source, 6, shuffle="global", num_threads=2, lookahead=18) as loading:
         for epoch in range(2):
             loading.set_epoch(epoch)
             for step, batch in enumerate(loading):
                 assert_near(batch, source, pictures)
+                kinds |= {type(worker) for worker in loading._prefetcher._crew if worker.streams}
                 if step == 4:
                     break
         assert loading._prefetcher._crew.sharing.allowed() == {("h264", 8)}
-        kinds = {type(worker) for worker in loading._prefetcher._crew if worker.streams}
     assert kinds == {WorkerHandle, DeviceLane}
 
 
