@@ -87,6 +87,8 @@ def check_pictures(
         with readers, ThreadPoolExecutor(usable_cores(), "gpuload-check") as pool:  # PyAV decodes without Python's lock
             try:
                 for part in range(PARTS):  # a file is never with two threads
+                    if until.is_over():
+                        break
                     for _ in pool.map(look, [(number, part) for number in order]):
                         pass
             except BaseException:  # Ctrl-C: the pool waits for what its threads do

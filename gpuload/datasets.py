@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
@@ -230,7 +231,7 @@ class LeRobotDataset(Dataset[Sample]):
         """That were chosen."""
         return len(self._open().source.meta.episodes.index)
 
-    @property
+    @cached_property
     def absolute_to_relative_idx(self) -> dict[int, int] | None:
         """Row of the whole dataset -> sample of this one; None if all episodes are loaded."""
         if self.episodes is None:
@@ -307,7 +308,9 @@ class LeRobotDataset(Dataset[Sample]):
     def __getstate__(self) -> dict[str, object]:
         opened = self._opened
         changed = self._stats if opened is None or opened.meta is None else opened.meta.known_stats
-        return {**self.__dict__, "_opened": None, "_stats": changed}
+        state = {**self.__dict__, "_opened": None, "_stats": changed}
+        state.pop("absolute_to_relative_idx", None)  # as many numbers as there are rows
+        return state
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.root)!r}, {self.num_episodes} episodes, {len(self)} frames)"

@@ -5,6 +5,7 @@ import logging
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -192,8 +193,12 @@ class Schedule:
             settings["samples"] = self._chosen_digest
         if self._kind == "block":
             settings |= {"shuffle_buffer_bytes": self._buffer_bytes, "block_order": BLOCK_ORDER}
-            settings["runs"] = self._planned_runs().digest()  # other GOPs (encoded anew) mean another order
+            settings["runs"] = self._runs_digest  # other GOPs (encoded anew) mean another order
         return settings
+
+    @cached_property
+    def _runs_digest(self) -> str:
+        return self._planned_runs().digest()
 
     def _planned_runs(self) -> Runs:
         """Those of block shuffle. Indexes every file of the camera with the longest GOPs, once."""
@@ -203,7 +208,7 @@ class Schedule:
                 self._places(self._source.gop_starts()),
                 self._size,
                 reach=self._source.reach,
-                sample_pixels=sum(f.height * f.width for f in self._source.video_fields),
+                sample_pixels=sum(f.height * f.width for f in self._source.video_fields) + self._source.image_pixels,
                 buffer_bytes=self._buffer_bytes,
             )
         return self._runs

@@ -52,6 +52,10 @@ class NumberedSource:
         return ()
 
     @property
+    def image_pixels(self) -> int:
+        return 0
+
+    @property
     def reach(self) -> tuple[int, int]:
         return max(0, -min(self.offsets)), max(0, *self.offsets)
 

@@ -2,23 +2,32 @@
 
 import hashlib
 import json
+import logging
 import os
 import struct
 import tempfile
+import time
 import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import platformdirs
 
-from gpuload.errors import VideoError
+from gpuload.errors import GpuloadError, VideoError
 from gpuload.index.demux import demux_index
 from gpuload.index.lfs import INSTEAD, is_pointer
 from gpuload.index.mp4 import parse_mp4
 from gpuload.index.mp4_boxes import Untold
 from gpuload.index.video import Color, VideoIndex
 
+logger = logging.getLogger(__name__)
+
+SIDE_BY_SIDE = 16
+"""Files that are indexed at a time."""
+TOLD_EVERY_S = 10.0
 _MAGIC = b"gpuload index 7\n"
 """Format version: count it up when a field's meaning changes, and older files are ignored."""
 _HEAD = struct.Struct("<QII")
@@ -58,6 +67,30 @@ def load_index(path: str | Path, *, cache_dir: Path | None = None) -> VideoIndex
         getattr(index, array).flags.writeable = False
     _write_cache(name, _to_bytes(index, identity))
     return index
+
+
+def load_many(paths: Sequence[str], *, cache_dir: Path | None = None) -> dict[str, VideoIndex]:
+    """Indexes of many files, side by side: on a network most of the time is waiting. Those that cannot be indexed are
+    left out. What takes long is logged."""
+    # Ranks that begin together meet each file in another order, so that each makes a part and reads the rest.
+    order = np.random.default_rng(os.getpid()).permutation(len(paths)).tolist()
+    found: dict[str, VideoIndex] = {}
+    told_s = time.monotonic()
+
+    def load(number: int) -> VideoIndex | None:
+        try:
+            return load_index(paths[number], cache_dir=cache_dir)
+        except GpuloadError:
+            return None  # whoever needs it gets the error
+
+    with ThreadPoolExecutor(SIDE_BY_SIDE, "gpuload-index") as pool:
+        for done, (number, index) in enumerate(zip(order, pool.map(load, order), strict=True)):
+            if index is not None:
+                found[paths[number]] = index
+            if time.monotonic() > told_s + TOLD_EVERY_S:
+                told_s = time.monotonic()
+                logger.warning("indexed %d of %d video files; the indexes are kept for the next time", done, len(paths))
+    return found
 
 
 def _is_iso(path: str) -> bool:

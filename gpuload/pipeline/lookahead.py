@@ -12,7 +12,7 @@ from gpuload.pipeline.work import STAGED
 from gpuload.plan.grouping import DecodePlan, group_frames
 from gpuload.sources.base import FrameRefs, SampleSource
 
-ASKED_AT_ONCE = 512
+ASKED_AT_ONCE = 128
 """Samples whose frames are looked up before looking whether anybody still wants them: each may need a file of its own,
 which is indexed for the first time."""
 

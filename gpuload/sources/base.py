@@ -59,6 +59,11 @@ class SampleSource(Protocol):
         ...
 
     @property
+    def image_pixels(self) -> int:
+        """Of one sample's images among ``columns``; 0: it has none, or their size is not known beforehand."""
+        ...
+
+    @property
     def reach(self) -> tuple[int, int]:
         """Samples by which video windows look back and ahead at most."""
         ...

@@ -15,19 +15,23 @@ import numpy.typing as npt
 import torch
 
 from gpuload.errors import ConfigError, DatasetError, FrameNotFound, GpuloadError
-from gpuload.index.load import load_index
+from gpuload.index.load import load_index, load_many
 from gpuload.index.video import VideoIndex
 from gpuload.sources.base import FrameRefs, VideoField
 from gpuload.sources.lerobot_depth import depth_lut, is_depth_format
+from gpuload.sources.lerobot_files import files_in
 from gpuload.sources.lerobot_frames import CameraFrames, row_times
+from gpuload.sources.lerobot_images import image_tensor
 from gpuload.sources.lerobot_meta import Meta, read_meta
-from gpuload.sources.lerobot_rows import RowTable, read_rows
+from gpuload.sources.lerobot_rows import RowTable, read_rows, sample_values
 from gpuload.sources.lerobot_windows import check_fps, plan_offsets
 
 logger = logging.getLogger(__name__)
 
 _DIGESTED = 4096
 """Rows at most, spread over the set, that tell one recording from another."""
+_FEW_FILES = 8
+"""More are indexed side by side."""
 _LOOKED_AT = 10
 """Files of a camera that can be used, for one of the size that info.json says."""
 
@@ -62,16 +66,19 @@ class LeRobotSource:
         windowed = [key for key, f in features.items() if f.is_video or key in numbers or key in images]
         self._offsets = plan_offsets(windowed, delta_timestamps or {}, fps=fps, tolerance_s=tolerance_s)
         self._times = row_times(numbers["timestamp"], numbers.get("frame_index"), fps=fps)
-        self._outputs = {key: _output(values, key, self.meta.root) for key, values in numbers.items()}
+        self._outputs = {key: sample_values(values, key, self.meta.root) for key, values in numbers.items()}
         if self._offsets:
             check_fps(self._times.seconds, self._starts, self.meta, tolerance_s=tolerance_s)
         self._paths: list[str] = []
+        listed: dict[str, set[str]] = {}
         self._cameras: list[CameraFrames] = []
         for key, placement in self.meta.episodes.videos.items():
             camera = CameraFrames(key, len(self._paths), placement, self._starts, self._times, tolerance_s)
             self._cameras.append(camera)
-            self._paths += [self._existing(key, path) for path in placement.files]
+            self._paths += [self._existing(key, path, listed) for path in placement.files]
         self._videos: dict[int, VideoIndex] = {}
+        self._indexed: dict[str, VideoIndex] = {}
+        """By path: read side by side, and not asked for yet."""
         self._sizes: dict[str, tuple[int, int]] = {}
         self._lock_of = os.getpid(), threading.RLock()
         self._gop_starts: npt.NDArray[np.int64] | None = None
@@ -91,6 +98,12 @@ class LeRobotSource:
     def image_keys(self) -> tuple[str, ...]:
         """Image features that hold colour; depth images are in millimetres or metres."""
         return tuple(key for key in self._rows.images if not self.meta.info.features[key].is_depth)
+
+    @property
+    def image_pixels(self) -> int:
+        """Of one row's images, as info.json says."""
+        sizes = (self.meta.info.features[key].height_width or (0, 0) for key in self._rows.images)
+        return sum(height * width for height, width in sizes)
 
     @property
     def reach(self) -> tuple[int, int]:
@@ -142,7 +155,7 @@ class LeRobotSource:
             return self._videos[file]
 
     def _load(self, camera: CameraFrames, file: int) -> VideoIndex:
-        index = load_index(self._paths[file], cache_dir=self._cache_dir)
+        index = self._indexed.pop(self._paths[file], None) or load_index(self._paths[file], cache_dir=self._cache_dir)
         if self.meta.info.features[camera.key].is_depth and not is_depth_format(index.pixel_format):
             raise DatasetError(
                 f"{index.path}: {camera.key!r} is a depth map, which needs 12-bit pictures, got {index.pixel_format}; "
@@ -226,7 +239,7 @@ class LeRobotSource:
             batch[key] = lists.take(samples).to_pylist()
         for key, images in self._rows.images.items():
             rows = windows[self._offsets[key]][0] if key in self._offsets else samples
-            pictures = _image_tensor(images.read(rows.reshape(-1)), self.meta.info.features[key].to_millimetres)
+            pictures = image_tensor(images.read(rows.reshape(-1)), self.meta.info.features[key].to_millimetres)
             batch[key] = pictures.reshape(*rows.shape, *pictures.shape[1:])
         for key, offsets in self._offsets.items():
             batch[f"{key}_is_pad"] = torch.from_numpy(windows[offsets][1].copy())
@@ -268,7 +281,11 @@ class LeRobotSource:
             ) from error
 
     def _resolve(self, camera: CameraFrames, episode: npt.NDArray[np.int64]) -> None:
-        if len(camera.unresolved(episode)):
+        files = camera.unresolved(episode)
+        if len(files) > _FEW_FILES:
+            unknown = [self._paths[n] for n in (files + camera.first_file).tolist() if n not in self._videos]
+            self._indexed |= load_many(unknown, cache_dir=self._cache_dir)
+        if len(files):
             with self._lock:
                 for file in camera.unresolved(episode).tolist():
                     camera.resolve(file, self.video, self.meta.root)
@@ -296,15 +313,19 @@ class LeRobotSource:
             starts.append(self._starts[episode] + shown[1:][gop[1:] != gop[:-1]])
         return np.unique(np.concatenate(starts))
 
-    def _existing(self, key: str, path: str) -> str:
-        full = self.meta.root / path
-        if not full.exists():
+    def _existing(self, key: str, path: str, listed: dict[str, set[str]]) -> str:
+        """``listed``: files of folders that were looked at: asking for each of 300,000 takes minutes on a network."""
+        full = str(self.meta.root / path)
+        folder, name = os.path.split(full)
+        if folder not in listed:
+            listed[folder] = files_in(folder)
+        if name not in listed[folder]:
             raise DatasetError(
                 f"{full}: the file of camera {key!r} is missing; download it, or leave out its episodes with "
                 f"episodes=[…], or the camera: video_keys={[k for k in self.meta.episodes.videos if k != key]}; "
                 "`gpuload check` lists all that are missing"
             )
-        return str(full)
+        return full
 
     def _field_of(self, camera: CameraFrames, return_uint8: bool) -> VideoField:
         feature = self.meta.info.features[camera.key]
@@ -359,20 +380,3 @@ class LeRobotSource:
         for key in sorted(self._outputs):
             digest.update(np.ascontiguousarray(self._outputs[key][::step]).tobytes())
         return digest.hexdigest()
-
-
-def _output(values: npt.NDArray[np.generic], key: str, root: Path) -> npt.NDArray[np.generic]:
-    """As samples have it: float32, int64 or bool."""
-    kind = values.dtype.kind
-    if kind == "u" and values.size and int(values.max()) > np.iinfo(np.int64).max:
-        raise DatasetError(f"{root}: feature {key!r} holds {values.max()}, beyond int64; remove it from info.json")
-    dtype = {"f": np.float32, "b": np.bool_}.get(kind, np.int64)
-    with np.errstate(over="ignore"):  # to infinity, as torch does
-        return values.astype(dtype, copy=False)
-
-
-def _image_tensor(pictures: npt.NDArray[np.generic], to_millimetres: int) -> torch.Tensor:
-    """Any depth ``[n, C, H, W]`` -> float32: 8-bit in [0, 1], deeper ones as stored, maps of depth in millimetres."""
-    if pictures.dtype == np.uint8:
-        return torch.from_numpy(pictures).to(torch.float32).div_(255)
-    return torch.from_numpy(pictures.astype(np.float32)).mul_(to_millimetres)

@@ -35,6 +35,8 @@ _VERSION = 1
 """Counts what changes the copies: older ones are made anew."""
 _ROWS = 64
 """In a record batch of a copy."""
+_LEFT_FREE = 0.05
+"""Of a disk: copies of pictures never take it all."""
 _MOST_OPEN = 128
 """Copies open at once: each holds a file descriptor."""
 _MOST_GROUP_BYTES = 128 << 20
@@ -87,6 +89,8 @@ class ImageCells:
         self._folder = cache_dir if cache_dir is not None else Path(platformdirs.user_cache_dir("gpuload"))
         self._without_copy: set[int] = set()
         """Files for whose copy there was no room."""
+        self._shortage: str | None = None
+        """Why copies of all files have no room, empty where they have; None: it was not looked at yet."""
         self._starts: dict[int, npt.NDArray[np.int64]] = {}
         self._opened = _Opened()
 
@@ -118,9 +122,7 @@ class ImageCells:
     def _copy(self, file: int) -> pa.RecordBatchFileReader | None:
         """The copy of a file's column, written now if it is not there; None: there is no room for it."""
         path = self._files[file]
-        stat = path.stat()
-        column = hashlib.sha256(json.dumps([_VERSION, str(path.absolute()), self._key]).encode()).hexdigest()
-        name = self._folder / "pictures" / f"{column}-{stat.st_size}-{stat.st_mtime_ns}.arrow"
+        column, name = self._names(path)
         with suppress(OSError, pa.ArrowException):  # it is to be made, or damaged
             return _open_copy(name)
         try:
@@ -132,6 +134,7 @@ class ImageCells:
                 except (OSError, pa.ArrowException) as error:
                     if getattr(error, "errno", None) is not None:  # no more files may be open, say: nothing is damaged
                         raise
+                self._check_room(name.parent)
                 self._write(table, name)
                 for old in name.parent.glob(f"{column}-*.arrow"):  # of the file as it was
                     if old != name:
@@ -146,6 +149,27 @@ class ImageCells:
                 )  # fmt: skip
             self._without_copy.add(file)
             return None
+
+    def _names(self, path: Path) -> tuple[str, Path]:
+        """Of the column in a data file, and of its copy as the file is now."""
+        stat = path.stat()
+        column = hashlib.sha256(json.dumps([_VERSION, str(path.absolute()), self._key]).encode()).hexdigest()
+        return column, self._folder / "pictures" / f"{column}-{stat.st_size}-{stat.st_mtime_ns}.arrow"
+
+    def _check_room(self, folder: Path) -> None:
+        """Before the first copy is made: whether those of all files fit, and leave others something.
+
+        Raises:
+            _NoRoom: they do not.
+        """
+        if self._shortage is None:
+            missing = sum(path.stat().st_size for path in self._files if not self._names(path)[1].exists())
+            disk = shutil.disk_usage(folder)
+            self._shortage = ""
+            if missing > disk.free - _LEFT_FREE * disk.total:
+                self._shortage = f"all of them take some {missing >> 20} MiB, {disk.free >> 20} MiB are free"
+        if self._shortage:
+            raise _NoRoom(self._shortage)
 
     def _write(self, table: pq.ParquetFile, name: Path) -> None:
         """Atomic: a reader sees a whole copy or none.

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,3 +174,12 @@ def _aggregate(path: Path, parts: list[Stats]) -> Stats:
             "min": low.min(axis=0), "max": high.max(axis=0), "mean": centre, "std": np.sqrt(spread), "count": rows,
         }  # fmt: skip
     return total
+
+
+def files_in(folder: str) -> set[str]:
+    """Names of files, and of links to such."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except OSError:
+        return set()

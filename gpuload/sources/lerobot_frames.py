@@ -115,14 +115,21 @@ class CameraFrames:
             self.errors[file], self._failed[file] = error, (time.monotonic(), _looks(path))
             return
         self.errors.pop(file, None)
+        episodes = self._by_file[self._file_ends[file] : self._file_ends[file + 1]]
+        begins, lengths = self._starts[episodes], np.diff(self._starts)[episodes]
+        episodes, begins, lengths = (values[lengths > 0] for values in (episodes, begins, lengths))
+        places = np.cumsum(lengths) - lengths
+        rows = np.repeat(begins - places, lengths) + np.arange(int(lengths.sum()))
+        wanted_s = self._times.seconds[rows] + np.repeat(self.placement.start_s[episodes], lengths)
+        frame = nearest_frames(wanted_s, pts_s, self._tolerance_s + self._times.slack_s[rows])
+        self._frame[rows] = frame
         claimed: list[tuple[int, int, int]] = []
-        for episode in self._by_file[self._file_ends[file] : self._file_ends[file + 1]].tolist():
-            rows = slice(int(self._starts[episode]), int(self._starts[episode + 1]))
-            within_s = self._tolerance_s + self._times.slack_s[rows]
-            self._frame[rows] = nearest_frames(self.wanted_s(episode, rows), pts_s, within_s)
-            shown = self._frame[rows][self._frame[rows] >= 0]
-            if len(shown):
-                claimed.append((int(shown.min()), int(shown.max()), int(episode)))
+        if len(rows):
+            last = np.maximum.reduceat(frame, places)
+            first = np.minimum.reduceat(np.where(frame < 0, len(pts_s), frame), places)
+            shows = last >= 0
+            named = (first[shows].tolist(), last[shows].tolist(), episodes[shows].tolist())
+            claimed = list(zip(*named, strict=True))
         shared = overlapping(claimed)
         if shared:
             logger.warning(

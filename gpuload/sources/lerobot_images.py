@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 from PIL import ExifTags, Image, ImageOps
 
-from gpuload.cores import usable_cores
+from gpuload.cores import cores_of_rank
 from gpuload.errors import DatasetError
+from gpuload.ranks import ranks_here
 from gpuload.sources.lerobot_cells import ImageCells
 from gpuload.sources.lerobot_meta import format_path, inside
 
@@ -78,10 +80,10 @@ class ImageColumn:
     def _map(self, rows: list[int]) -> Iterable[npt.NDArray[np.generic]]:
         """Side by side: Pillow lets go of Python's lock while it unpacks."""
         # A DataLoader has as many processes as its user wants.
-        if len(rows) == 1 or usable_cores() == 1 or multiprocessing.parent_process() is not None:
+        if len(rows) == 1 or cores_of_rank(ranks_here()) == 1 or multiprocessing.parent_process() is not None:
             return map(self._decode, rows)
         if self._pool is None or self._pool[0] != os.getpid():
-            self._pool = os.getpid(), ThreadPoolExecutor(usable_cores(), "gpuload-images")
+            self._pool = os.getpid(), ThreadPoolExecutor(cores_of_rank(ranks_here()), "gpuload-images")
         return self._pool[1].map(self._decode, rows)
 
     def _decode(self, row: int) -> npt.NDArray[np.generic]:
@@ -135,3 +137,10 @@ def _pixels(data: bytes) -> npt.NDArray[np.generic]:
         values = np.asarray(image)
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     return values[None].copy() if values.ndim == 2 else np.ascontiguousarray(values.transpose(2, 0, 1))
+
+
+def image_tensor(pictures: npt.NDArray[np.generic], to_millimetres: int) -> torch.Tensor:
+    """Any depth ``[n, C, H, W]`` -> float32: 8-bit in [0, 1], deeper ones as stored, maps of depth in millimetres."""
+    if pictures.dtype == np.uint8:
+        return torch.from_numpy(pictures).to(torch.float32).div_(255)
+    return torch.from_numpy(pictures.astype(np.float32)).mul_(to_millimetres)

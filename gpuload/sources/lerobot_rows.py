@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ LANGUAGE = "language"
 """LeRobot's dtype of annotations: a list of structs a row."""
 NEEDED = {"timestamp": "float32", "episode_index": "int64", "task_index": "int64"}
 """Columns that samples need even where info.json does not list them."""
+_FEW_FILES, _SIDE_BY_SIDE = 16, 8
 _USUAL = {"frame_index": "int64", "index": "int64"}
 """Those that samples have where the files have them."""
 
@@ -136,7 +139,7 @@ def _read_files(meta: Meta, columns: list[str]) -> tuple[list[Path], list[pa.Tab
     used = np.unique(meta.episodes.data.file)
     named = [meta.root / meta.episodes.data.files[i] for i in used.tolist() if i >= 0]
     files = [path for path in named if path.exists()]  # one that is not there is missed if its rows are nowhere
-    tables = [_read_columns(path, columns) for path in files]
+    tables = _read_many(files, columns)
     missing = set(meta.episodes.index[meta.episodes.length > 0].tolist())
     missing = missing.difference(*(_episodes_in(t) for t in tables))
     if missing:  # LeRobot 0.4.4's converter can name the neighbouring file
@@ -159,6 +162,15 @@ def _read_files(meta: Meta, columns: list[str]) -> tuple[list[Path], list[pa.Tab
     if not files:
         raise DatasetError(f"{meta.root / 'data'}: no episode has rows; record or download some")
     return files, tables
+
+
+def _read_many(files: list[Path], columns: list[str]) -> list[pa.Table]:
+    """Side by side where there are many: on a network most of the time is waiting."""
+    read = partial(_read_columns, columns=columns)
+    if len(files) <= _FEW_FILES:
+        return list(map(read, files))
+    with ThreadPoolExecutor(_SIDE_BY_SIDE, "gpuload-rows") as pool:
+        return list(pool.map(read, files))
 
 
 def _file_of(meta: Meta, episode: int) -> Path:
@@ -295,3 +307,13 @@ def _chunk(path: Path, chunk: Any, feature: Feature, shape: tuple[int, ...]) -> 
             "correct info.json"
         )
     return values.reshape(rows, *shape)
+
+
+def sample_values(values: npt.NDArray[np.generic], key: str, root: Path) -> npt.NDArray[np.generic]:
+    """As samples have it: float32, int64 or bool."""
+    kind = values.dtype.kind
+    if kind == "u" and values.size and int(values.max()) > np.iinfo(np.int64).max:
+        raise DatasetError(f"{root}: feature {key!r} holds {values.max()}, beyond int64; remove it from info.json")
+    dtype = {"f": np.float32, "b": np.bool_}.get(kind, np.int64)
+    with np.errstate(over="ignore"):  # to infinity, as torch does
+        return values.astype(dtype, copy=False)

@@ -30,6 +30,22 @@ def test_training_runs_and_resumes(tmp_path: Path) -> None:
     assert saved["loader"]["epoch"] == 1
 
 
+def test_training_runs_on_two_ranks_and_resumes_on_one(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", episodes=2, frames=30, width=64, height=48, gop=10)
+    checkpoint = tmp_path / "checkpoint.pt"
+    script = [str(ROOT / "examples/train.py"), str(data), "--checkpoint", str(checkpoint), "--batch-size", "8"]
+    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*ranks, *script, "--steps", "2"], capture_output=True, text=True, cwd=ROOT, check=False, timeout=170
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("step 2") == 1
+    assert torch.load(checkpoint)["loader"]["position"] == 32
+    done = run(data, checkpoint, "--steps", "1", "--batch-size", "8")
+    assert done.returncode == 0, done.stderr
+    assert torch.load(checkpoint)["loader"]["position"] == 40
+
+
 def test_a_set_that_is_too_small_is_told(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", episodes=1, frames=3, width=64, height=48)
     done = run(data, tmp_path / "checkpoint.pt")

@@ -17,6 +17,7 @@ import torch
 from gpuload import ConfigError, LeRobotDataset, Loader, LoaderClosed
 from gpuload.demo import write_dataset
 from gpuload.errors import DatasetError, GpuloadError, VideoError
+from gpuload.sources import lerobot, lerobot_rows
 from tests.lerobot_sets import add_feature
 from tests.older import CHUNKS_SIZE, write_older
 from tests.videos import make_video
@@ -71,10 +72,17 @@ def outcomes_of(loader: Loader) -> tuple[set[int], list[GpuloadError]]:
 
 @pytest.mark.parametrize("damage", [cut_off, empty, of_another_size])
 @pytest.mark.parametrize("episode", [0, 2])
-@pytest.mark.parametrize("shuffle", [False, "global", "block"])
+@pytest.mark.parametrize(("shuffle", "few"), [(False, 8), (False, 0), ("global", 0), ("block", 8), ("block", 0)])
 def test_a_file_that_cannot_be_used_costs_its_batches(
-    root: Path, damage: Callable[[Path], None], episode: int, shuffle: bool | str
+    root: Path,
+    damage: Callable[[Path], None],
+    episode: int,
+    shuffle: bool | str,
+    few: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(lerobot, "_FEW_FILES", few)  # more are indexed side by side
+    monkeypatch.setattr(lerobot_rows, "_FEW_FILES", few)
     damage(video_of(root, episode))
     lost = set(range(episode * FRAMES, (episode + 1) * FRAMES))
     dataset = LeRobotDataset(root, delta_timestamps={TOP: [0.0]}, video_keys=[TOP])

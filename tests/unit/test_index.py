@@ -15,7 +15,7 @@ import pytest
 from gpuload.errors import VideoError
 from gpuload.index import load
 from gpuload.index.demux import demux_index
-from gpuload.index.load import load_index
+from gpuload.index.load import load_index, load_many
 from gpuload.index.mp4 import parse_mp4
 from gpuload.index.mp4_boxes import Untold
 from gpuload.index.video import VideoIndex
@@ -232,6 +232,21 @@ def test_a_hit_opens_no_video_and_a_changed_file_is_none(tmp_path: Path, monkeyp
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as large and as old as before
     with pytest.raises(VideoError):
         load_index(path, cache_dir=cache)
+
+
+def test_many_are_indexed_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = [str(make_video(tmp_path / f"{n}.mp4", frames=10 + n, gop=5)) for n in range(6)]
+    Path(paths[2]).write_bytes(b"damaged")
+    monkeypatch.setattr(load, "TOLD_EVERY_S", 0.0)
+    for _ in range(2):  # read, and from the cache
+        found = load_many(paths, cache_dir=tmp_path / "cache")
+        assert sorted(found) == sorted(path for path in paths if path != paths[2])
+        for path, index in found.items():
+            assert index.num_frames == len(decode_all(path))
+    assert "of 6 video files" in caplog.text
+    assert load_many([], cache_dir=tmp_path / "cache") == {}
 
 
 def test_a_damaged_cache_is_ignored(tmp_path: Path) -> None:

@@ -153,6 +153,21 @@ def test_without_copies_row_groups_are_read(
     assert len(cells._opened.groups) < 5
 
 
+def test_copies_of_a_part_that_would_fill_the_disk_are_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = write(tmp_path / "data", as_struct, STRUCT)
+    needed = sum(path.stat().st_size for path in files)
+    usage = shutil.disk_usage(tmp_path)._replace(total=20 * needed, free=2 * needed)  # of which one is to be left
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    check(ImageCells(files, KEY, tmp_path / "cache"), as_struct)
+    assert len(list((tmp_path / "cache/pictures").glob("*.arrow"))) == np.count_nonzero(SIZES)
+    usage = usage._replace(free=2 * needed - 100)
+    check(ImageCells(files, KEY, tmp_path / "other"), as_struct)
+    assert not list((tmp_path / "other/pictures").glob("*.arrow"))
+    assert "all of them take" in caplog.text
+
+
 def test_a_failed_copy_leaves_nothing(tmp_path: Path) -> None:
     files = write(tmp_path / "data", value, pa.binary())
     data = bytearray(files[0].read_bytes())

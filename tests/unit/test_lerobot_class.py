@@ -92,6 +92,16 @@ def test_samples_of_each_chosen_episode(pristine: Path) -> None:
     assert dataset.delta_indices == {"action": [-3, 0, 1]}
 
 
+def test_a_copy_for_a_worker_holds_no_table_of_rows(pristine: Path) -> None:
+    dataset = LeRobotDataset(pristine, video_keys=[], episodes=[0, 2])
+    before = len(pickle.dumps(dataset))
+    places = dataset.absolute_to_relative_idx
+    assert places is dataset.absolute_to_relative_idx
+    assert places is not None
+    assert places[2 * FRAMES] == FRAMES
+    assert len(pickle.dumps(dataset)) == before
+
+
 def test_what_is_not_here_says_what_to_do(pristine: Path) -> None:
     dataset: Any = LeRobotDataset(pristine, video_keys=[])
     assert not hasattr(dataset, "hf_dataset")

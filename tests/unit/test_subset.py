@@ -1,19 +1,23 @@
 """Parts of a dataset: torch's Subset and episodes without their edges, in every order."""
 
+import io
+import shutil
 from collections import Counter
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from PIL import Image
 from torch.utils.data import Subset, random_split
 
 from gpuload import ConfigError, LeRobotDataset, Loader, StateMismatch
 from gpuload.plan.order import epoch_order
 from gpuload.schedule import Schedule
 from gpuload.subset import unwrapped, without_edges
-from tests.lerobot_sets import EPISODES, FRAMES, TOP
+from tests.lerobot_sets import EPISODES, FRAMES, TOP, add_feature
 from tests.source import NumberedSource
 
 ROWS = EPISODES * FRAMES
@@ -173,3 +177,16 @@ def test_episodes_that_are_too_short_are_left_out_alone() -> None:
     assert left.tolist() == [3, 4, 5]
     assert without_edges(None, starts, 12, first=0, last=0) is None
     assert unwrapped("anything") == ("anything", None)
+
+
+def test_images_count_for_block_shuffle(pristine: Path, tmp_path: Path) -> None:
+    """Otherwise all of a set of images fits into any buffer, and its order is a uniform permutation."""
+    root = Path(shutil.copytree(pristine, tmp_path / "set"))
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(buffer, "png")
+    add_feature(root, "picture", "image", [8, 8, 3], pa.array([buffer.getvalue()] * ROWS))
+    dataset = LeRobotDataset(root, video_keys=[])
+    assert dataset.source.image_pixels == 64
+    with Loader(dataset, 4, shuffle="block", shuffle_buffer_bytes=64 * FRAMES * 2, device="cpu") as loader:
+        assert loader._schedule._planned_runs().count > EPISODES  # episodes are cut: they do not fit
+        assert sorted(index for batch in loader for index in batch["index"].tolist()) == list(range(ROWS))
