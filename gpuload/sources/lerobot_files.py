@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def read_stats(root: Path) -> Stats:
     path = root / "meta" / "episodes_stats.jsonl"
     if not path.exists():
         return {}
-    return _aggregate(path, [_stats_of(path, line.get("stats")) for line in read_jsonl(path)])
+    return _aggregate(path, [_stats_of(path, line.get("stats")) for line in lines_of(path)])
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -110,16 +110,27 @@ def read_json(path: Path) -> object:
 
 
 def read_jsonl(path: Path) -> list[dict[str, object]]:
+    return list(lines_of(path))
+
+
+def lines_of(path: Path) -> Iterator[dict[str, object]]:
+    """A file of JSON lines, one at a time: statistics of 100,000 episodes are a gigabyte.
+
+    Raises:
+        DatasetError: it is missing or damaged, or a line is no object.
+    """
     try:
-        lines = [_parse(line) for line in path.read_bytes().splitlines() if line.strip()]
+        with open(path, "rb") as file:
+            for line in file:
+                if line.strip():
+                    value = _parse(line)
+                    if not isinstance(value, dict):
+                        raise DatasetError(f"{path}: every line must be a JSON object; download the file again")
+                    yield value
     except FileNotFoundError as error:
         raise DatasetError(f"{path} is missing; download the dataset again") from error
     except (OSError, ValueError, RecursionError) as error:
         raise unreadable(path, "JSON lines", error) from error
-    found = [line for line in lines if isinstance(line, dict)]
-    if len(found) != len(lines):
-        raise DatasetError(f"{path}: every line must be a JSON object; download the file again")
-    return found
 
 
 _parse: Callable[[bytes], object] = json.loads
