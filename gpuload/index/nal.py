@@ -6,6 +6,8 @@ from typing import Literal, NamedTuple
 from gpuload.index.bits import Bits
 
 CODECS = frozenset({"h264", "hevc"})
+START_CODES = (b"\0\0\1", b"\0\0\0\1")
+"""What a byte stream (annex B), instead of a configuration record, begins with."""
 _RECOVERY_POINT = 6
 """SEI payload type (ITU-T H.264 D.1.8)."""
 _H264_SETS, _HEVC_SETS = frozenset({7, 8, 13, 15}), frozenset({32, 33, 34})

@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 
 from gpuload.index.bits import Bits
-from gpuload.index.nal import units_of
+from gpuload.index.nal import START_CODES, units_of
 from gpuload.index.sps import hevc_sps_id
 
 _H264_SPS, _H264_PPS = 7, 8
 _HEVC_VPS, _HEVC_SPS, _HEVC_PPS = 32, 33, 34
 _H264, _HEVC = frozenset({_H264_SPS, _H264_PPS, 13, 15}), frozenset({_HEVC_VPS, _HEVC_SPS, _HEVC_PPS})
-_START_CODES = (b"\0\0\1", b"\0\0\0\1")
 
 Key = tuple[int, int, int]
 """Kind of a set, layer, and its number: a later one with the same key replaces it."""
@@ -43,7 +42,7 @@ class ParameterSets:
 
 def configured_units(codec: str, extradata: bytes) -> Iterator[bytes | memoryview]:
     """NAL units of an ``avcC`` or ``hvcC`` (ISO/IEC 14496-15 5.3.3.1, 8.3.3.1), or of a byte stream."""
-    if extradata.startswith(_START_CODES):
+    if extradata.startswith(START_CODES):
         yield from units_of(codec, b"", extradata)
         return
     offset = 5 if codec == "h264" else 23

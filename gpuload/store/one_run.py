@@ -9,6 +9,7 @@ from functools import lru_cache
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
+from gpuload.index.nal import START_CODES
 from gpuload.index.video import Color
 
 _ENTRIES = {
@@ -21,7 +22,6 @@ _ENTRIES = {
 }
 """Sample description and the box of its configuration. VP8 and VP9 go without theirs: it repeats what the bitstream
 says, and forces a range upon streams that tell none; FFmpeg never asks for it. ``glbl`` is FFmpeg's own box."""
-_START_CODES = (b"\0\0\1", b"\0\0\0\1")
 _AV1_CONFIGURATION = 0x81
 """First byte of ``av1C``: marker and version."""
 _MAX_TICKS = 1 << 28
@@ -44,7 +44,7 @@ def unsupported(codec: str, extradata: bytes) -> str | None:
     """Why packets of such a stream cannot be put into an MP4 as they are; None: they can."""
     if codec not in _ENTRIES:
         return f"no MP4 sample description is known here for {codec}; known: {', '.join(_ENTRIES)}"
-    if codec in ("h264", "hevc") and (len(extradata) < 7 or extradata.startswith(_START_CODES)):
+    if codec in ("h264", "hevc") and (len(extradata) < 7 or extradata.startswith(START_CODES)):
         return f"its {codec} packets are in Annex B form (start codes, as in TS or raw files), not in MP4 form"
     if codec == "av1" and extradata[:1] != bytes([_AV1_CONFIGURATION]):
         return "its AV1 configuration record is missing"
