@@ -40,11 +40,10 @@ class Measurement:
         return self.frames / self.elapsed_s if self.elapsed_s else 0.0
 
 
-def windows(meta: LeRobotDatasetMetadata, window: int, video_keys: Sequence[str] | None) -> dict[str, list[float]]:
-    """``delta_timestamps`` for the last ``window`` frames of every camera; ``video_keys``: of these video cameras."""
+def windows(meta: LeRobotDatasetMetadata, window: int) -> dict[str, list[float]]:
+    """``delta_timestamps`` for the last ``window`` frames of every camera."""
     fps = float(meta.fps)
-    left_out = set() if video_keys is None else set(meta.video_keys) - set(video_keys)
-    return {key: [i / fps for i in range(1 - window, 1)] for key in meta.camera_keys if key not in left_out}
+    return {key: [i / fps for i in range(1 - window, 1)] for key in meta.camera_keys}
 
 
 def run_bench(
@@ -72,7 +71,7 @@ def run_bench(
     for name, value in (("batches", 1 if batches is None else batches), ("window", window)):
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")
-    deltas = windows(LeRobotDatasetMetadata(path), window, video_keys)
+    deltas = windows(LeRobotDataset(path, video_keys=video_keys).meta, window)
     dataset = LeRobotDataset(path, delta_timestamps=deltas, return_uint8=True, video_keys=video_keys)
     waits: list[float] = []
     samples = 0

@@ -80,7 +80,7 @@ def open_folder(root: Path, found: list[Finding]) -> Folder | None:
     if not isinstance(info.get("features"), dict):
         found.append(folder.error(path, "has no table of features"))
         return None
-    version = info.get("codebase_version")
+    version = info.get("codebase_version") or info.get("version")
     if not str(version).removeprefix("v").startswith(("2.", "3.")):
         text = f"codebase_version is {version!r}: nothing was checked, only v2.x and v3.x folders can be"
         found.append(folder.error(path, text, "convert the dataset with LeRobot's scripts, then check again"))
@@ -251,8 +251,10 @@ def read_counters(folder: Folder, path: Path, found: list[Finding], *, tasks: fr
     """The counters of a data file, int64, float32 or float64; findings about these and all other columns but images."""
     stored = {key: f for key, f in folder.features.items() if f["dtype"] != "video"}
     names = pq.read_schema(path).names
-    for key in stored:
-        if key not in names:
+    for key, feature in stored.items():
+        if key not in names and feature["dtype"] in ("string", "image", LANGUAGE):
+            found.append(folder.warning(path, f"has no column {key}", "it is left out where no file has it"))
+        elif key not in names:
             found.append(folder.error(path, f"has no column {key}", "fetch the file, or remove it from info.json"))
     for key in COUNTERS:
         if key not in stored and key not in names:
@@ -280,11 +282,11 @@ def read_counters(folder: Folder, path: Path, found: list[Finding], *, tasks: fr
                 columns[key] = column if narrow else column.cast(pa.float64() if key == "timestamp" else pa.int64())
             except pa.ArrowException as cause:
                 found.append(folder.error(path, f"column {key} is {column.type}: {first_line(cause)}"))
-        elif key in stored and isinstance(shape, list) and len(shape) == 1 and len(column):
+        elif key in stored and isinstance(shape, list) and len(shape) == 1 and number(shape[0]) >= 0 and len(column):
             kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
             vector = any(is_kind(column.type) for is_kind in kinds)
             lengths = np.unique(pc.list_value_length(column).to_numpy()).tolist() if vector else [1]
-            if lengths != shape:
+            if lengths != [number(shape[0])]:
                 text = f"column {key} holds {column.type} of length {ranges(lengths)}, info.json says {shape[0]}"
                 found.append(folder.error(path, text, f"correct the shape of {key} in meta/info.json"))
     if tasks is not None and "task_index" in columns:

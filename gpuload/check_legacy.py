@@ -6,7 +6,7 @@ from typing import Any
 
 from gpuload.errors import DatasetError
 from gpuload.findings import UNREADABLE, Clip, Episode, Finding, Folder, first_line
-from gpuload.sources.lerobot_meta import TEMPLATES_V2, path_v2
+from gpuload.sources.lerobot_meta import TEMPLATES_V2, integer, path_v2
 
 
 def read_tasks_v2(folder: Folder, found: list[Finding]) -> frozenset[int] | None:
@@ -56,9 +56,10 @@ def place_v2(folder: Folder, template: str, episode: int, *, key: str | None) ->
     text = folder.info.get(template) or TEMPLATES_V2[template]
     if not isinstance(text, str):
         raise TypeError(f"{template} is {text!r}, not a path template")
-    chunks_size = folder.info.get("chunks_size", 1000)
-    if not isinstance(chunks_size, int) or chunks_size < 1:
-        raise TypeError(f"chunks_size is {chunks_size!r}, not a positive whole number")
+    stated = folder.info.get("chunks_size")
+    chunks_size = 1000 if stated is None else integer(stated)
+    if chunks_size is None or chunks_size < 1:
+        raise TypeError(f"chunks_size is {stated!r}, not a positive whole number")
     return path_v2(folder.root, text, episode, chunks_size=chunks_size, key=key)
 
 

@@ -80,7 +80,7 @@ def check_stream(folder: Folder, path: Path, camera: str, index: VideoIndex) -> 
         text = f"is {width}x{height}, info.json says {stated[1]}x{stated[0]} for {camera}"
         yield folder.warning(path, text, f"correct the shape of {camera} in meta/info.json: policies are built by it")
     codec = str(feature.info.get("video.codec") or index.codec).lower()
-    if NAMES.get(codec, codec.partition("_")[0]) != index.codec:  # h264_nvenc
+    if index.codec not in (NAMES.get(codec, codec), codec.partition("_")[0]):  # h264_nvenc
         text = f"is {index.codec}, info.json says {codec} for {camera}"
         yield folder.warning(path, text, "correct video.codec in meta/info.json")
     if index.codec not in av.codecs_available:

@@ -137,11 +137,19 @@ class LeRobotDatasetMetadata:
             DatasetError: the file is damaged.
         """
         if self._stats is None:
-            self._stats = read_stats(self.root)
-            for key, feature in self._meta.info.features.items():
-                if feature.to_millimetres != 1 and key in self._stats:
-                    scaled = {n: v if n == "count" else v * feature.to_millimetres for n, v in self._stats[key].items()}
-                    self._stats[key] = scaled
+            read = read_stats(self.root)
+            try:
+                for key, feature in self._meta.info.features.items():
+                    if feature.to_millimetres != 1 and key in read:
+                        read[key] = {
+                            name: value if name == "count" else value * feature.to_millimetres
+                            for name, value in read[key].items()
+                        }
+            except TypeError as error:
+                raise DatasetError(
+                    f"{self.root}/meta: a statistic is no number ({error}); compute the stats again"
+                ) from error
+            self._stats = read
         return self._stats
 
     @stats.setter

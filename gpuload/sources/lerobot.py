@@ -7,6 +7,7 @@ import math
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ class LeRobotSource:
         self._tolerance_s = tolerance_s
         self._cache_dir = cache_dir
         self._rows: RowTable = read_rows(self.meta, cache_dir=cache_dir)
+        self.meta = _without_absent(self.meta, self._rows)
         self._starts = self._rows.starts
         numbers, images, fps = self._rows.numbers, self._rows.images, self.meta.info.fps
         windowed = [key for key, f in features.items() if f.is_video or key in numbers or key in images]
@@ -281,14 +283,17 @@ class LeRobotSource:
             ) from error
 
     def _resolve(self, camera: CameraFrames, episode: npt.NDArray[np.int64]) -> None:
-        files = camera.unresolved(episode)
+        files = [file for file in camera.unresolved(episode).tolist() if camera.is_due(file, self.meta.root)]
+        unknown: list[str] = []
         if len(files) > _FEW_FILES:
-            unknown = [self._paths[n] for n in (files + camera.first_file).tolist() if n not in self._videos]
+            unknown = [self._paths[camera.first_file + f] for f in files if camera.first_file + f not in self._videos]
             self._indexed |= load_many(unknown, cache_dir=self._cache_dir)
-        if len(files):
+        if files:
             with self._lock:
                 for file in camera.unresolved(episode).tolist():
                     camera.resolve(file, self.video, self.meta.root)
+                for path in unknown:  # of a file that was refused, or that another thread has resolved
+                    self._indexed.pop(path, None)
 
     def _find_gop_starts(self) -> npt.NDArray[np.int64]:
         if not self._cameras:
@@ -319,7 +324,7 @@ class LeRobotSource:
         folder, name = os.path.split(full)
         if folder not in listed:
             listed[folder] = files_in(folder)
-        if name not in listed[folder]:
+        if name not in listed[folder] and not os.path.exists(full):  # the folder may not let itself be listed
             raise DatasetError(
                 f"{full}: the file of camera {key!r} is missing; download it, or leave out its episodes with "
                 f"episodes=[…], or the camera: video_keys={[k for k in self.meta.episodes.videos if k != key]}; "
@@ -380,3 +385,10 @@ class LeRobotSource:
         for key in sorted(self._outputs):
             digest.update(np.ascontiguousarray(self._outputs[key][::step]).tobytes())
         return digest.hexdigest()
+
+
+def _without_absent(meta: Meta, rows: RowTable) -> Meta:
+    """Without the features that were left out, for whoever asks which there are."""
+    there = {*rows.numbers, *rows.texts, *rows.lists, *rows.images}
+    kept = {key: feature for key, feature in meta.info.features.items() if feature.is_video or key in there}
+    return replace(meta, info=replace(meta.info, features=kept))

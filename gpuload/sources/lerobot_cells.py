@@ -35,8 +35,8 @@ _VERSION = 1
 """Counts what changes the copies: older ones are made anew."""
 _ROWS = 64
 """In a record batch of a copy."""
-_LEFT_FREE = 0.05
-"""Of a disk: copies of pictures never take it all."""
+_LEFT_FREE_PART, _LEFT_FREE_BYTES = 0.05, 10 << 30
+"""Of a disk, the smaller one: copies of pictures never take it all."""
 _MOST_OPEN = 128
 """Copies open at once: each holds a file descriptor."""
 _MOST_GROUP_BYTES = 128 << 20
@@ -163,11 +163,16 @@ class ImageCells:
             _NoRoom: they do not.
         """
         if self._shortage is None:
-            missing = sum(path.stat().st_size for path in self._files if not self._names(path)[1].exists())
+            made, missing = {path.name for path in folder.glob("*.arrow")}, 0
+            for path in self._files:
+                with suppress(OSError):  # whoever needs it is told
+                    missing += path.stat().st_size if self._names(path)[1].name not in made else 0
             disk = shutil.disk_usage(folder)
+            left = min(_LEFT_FREE_PART * disk.total, _LEFT_FREE_BYTES)
             self._shortage = ""
-            if missing > disk.free - _LEFT_FREE * disk.total:
-                self._shortage = f"all of them take some {missing >> 20} MiB, {disk.free >> 20} MiB are free"
+            if missing > disk.free - left:
+                free = f"{disk.free >> 20} MiB are free, of which {int(left) >> 20} are left to others"
+                self._shortage = f"all of them take some {missing >> 20} MiB, {free}"
         if self._shortage:
             raise _NoRoom(self._shortage)
 

@@ -1,7 +1,6 @@
 """One camera of a LeRobot dataset: which frame of which file each row's timestamp means."""
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -101,22 +100,29 @@ class CameraFrames:
         files = files[files >= 0]
         return files[~self._resolved[files]]
 
+    def is_due(self, file: int, root: Path) -> bool:
+        """Whether a file was not tried yet, or may have become better: it has changed, or a while has passed."""
+        if file not in self._failed:
+            return True
+        tried_s, looked = self._failed[file]
+        return time.monotonic() >= tried_s + RETRY_S or _looks(root / self.placement.files[file]) != looked
+
     def resolve(self, file: int, video: Callable[[int], VideoIndex], root: Path) -> None:
         """Match all rows of one file to the nearest pts, within the tolerance; others stay -1. A file that
         cannot be indexed costs its own rows only: they stay -1, and ``errors`` says why. It is tried again when it has
         changed, or after a while: each part of a lookahead asks, and to find out what is wrong can take seconds."""
-        path = root / self.placement.files[file]
-        tried_s, looked = self._failed.get(file, (-math.inf, None))
-        if time.monotonic() < tried_s + RETRY_S and _looks(path) == looked:
+        if not self.is_due(file, root):
             return
         try:
             pts_s = video(self.first_file + file).pts_s
         except GpuloadError as error:
-            self.errors[file], self._failed[file] = error, (time.monotonic(), _looks(path))
+            looks = _looks(root / self.placement.files[file])
+            self.errors[file], self._failed[file] = error, (time.monotonic(), looks)
             return
         self.errors.pop(file, None)
         episodes = self._by_file[self._file_ends[file] : self._file_ends[file + 1]]
-        begins, lengths = self._starts[episodes], np.diff(self._starts)[episodes]
+        begins = self._starts[episodes]
+        lengths = self._starts[episodes + 1] - begins
         episodes, begins, lengths = (values[lengths > 0] for values in (episodes, begins, lengths))
         places = np.cumsum(lengths) - lengths
         rows = np.repeat(begins - places, lengths) + np.arange(int(lengths.sum()))

@@ -166,7 +166,7 @@ def read_info(root: Path) -> Info:
         raise DatasetError(f"{path}: expected a JSON object, got {type(raw).__name__}; download the file again")
     version = "v" + str(raw.get("codebase_version") or raw.get("version") or "").removeprefix("v")
     if not version.startswith(("v3.", "v2.")):
-        said = raw.get("codebase_version")
+        said = raw.get("codebase_version") or raw.get("version")
         raise DatasetError(f"{path}: codebase_version is {said!r}, readable are v3.x and v2.x; convert the dataset")
     stated = raw.get("fps")
     fps = math.nan if isinstance(stated, bool) else number(stated)
@@ -175,7 +175,7 @@ def read_info(root: Path) -> Info:
     listed = raw.get("features")
     if not isinstance(listed, dict) or not listed:
         raise DatasetError(f"{path}: features must be an object with at least one key; correct the file")
-    chunks_size = _integer(raw.get("chunks_size") or 1000)
+    chunks_size = 1000 if raw.get("chunks_size") is None else integer(raw["chunks_size"])
     if chunks_size is None or chunks_size < 1:
         raise DatasetError(
             f"{path}: chunks_size must be a positive integer, got {raw['chunks_size']!r}; correct the file"
@@ -311,7 +311,7 @@ def read_feature(path: Path, key: str, value: object) -> Feature:
         raise DatasetError(f"{path}: feature {key!r} has no dtype; correct the file")
     stated = value.get("shape", [1])
     listed = stated if isinstance(stated, list) else [stated]
-    sides = [_integer(n) for n in listed]
+    sides = [integer(n) for n in listed]
     shape = tuple(n for n in sides if n is not None and n >= 0)
     others = [n for n, side in zip(listed, sides, strict=True) if side is None or side < 0]
     is_picture = value["dtype"] in ("video", "image")
@@ -327,7 +327,7 @@ def read_feature(path: Path, key: str, value: object) -> Feature:
     return Feature(key, value["dtype"], shape, flat, info, is_ragged=bool(others) and not is_picture)
 
 
-def _integer(value: object) -> int | None:
+def integer(value: object) -> int | None:
     """Also where a writer made it a float; None: it is none."""
     if isinstance(value, float) and value.is_integer():
         return int(value)

@@ -95,14 +95,14 @@ def read_rows(meta: Meta, *, cache_dir: Path | None = None) -> RowTable:
 
 def _is_readable(feature: Feature, root: Path) -> bool:
     """Whether there is a way to hand it out; one that there is none for is left out, not the dataset."""
+    if feature.is_image or feature.dtype in ("string", LANGUAGE):
+        return True
     if feature.is_ragged:
         logger.warning(
             "%s: rows of feature %r are of a length each by its shape, and it is left out: they make no batch",
             root / "meta" / "info.json", feature.key,
         )  # fmt: skip
         return False
-    if feature.is_image or feature.dtype in ("string", LANGUAGE):
-        return True
     try:
         if np.dtype(feature.dtype).kind in "fiub":
             return True
@@ -124,8 +124,8 @@ def _is_stored(feature: Feature, files: list[Path], tables: list[pa.Table]) -> b
     """
     key = feature.key
     lacking = [p for p, t in zip(files, tables, strict=True) if key not in t.column_names]
-    if feature.is_image:  # these are read when asked for
-        lacking = [] if key in schema_names(files[0]) else files
+    if feature.is_image:  # these are read when asked for, and missed then where only some lack them
+        lacking = [] if any(key in schema_names(path) for path in files) else files
     if lacking and (len(lacking) < len(files) or not (feature.is_image or feature.dtype in ("string", LANGUAGE))):
         why = "samples need it" if key in NEEDED else "remove it from the features in meta/info.json"
         raise DatasetError(f"{lacking[0]}: column {key!r} is missing; fetch the file again ({why})")
@@ -183,8 +183,8 @@ def _episodes_in(table: pa.Table) -> set[int]:
     """Empty where it has no such numbers: it is then no file of rows, or found wrong when it is read."""
     if "episode_index" not in table.column_names:
         return set()
-    found = table["episode_index"].combine_chunks()
-    while pa.types.is_nested(found.type) and hasattr(found, "flatten"):
+    found: Any = table["episode_index"].combine_chunks()
+    while pa.types.is_list(found.type) or pa.types.is_large_list(found.type) or pa.types.is_fixed_size_list(found.type):
         found = found.flatten()
     if not (pa.types.is_integer(found.type) or pa.types.is_floating(found.type)):
         return set()

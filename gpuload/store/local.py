@@ -1,8 +1,12 @@
 """Byte ranges of local files. Files stay open: a training loop that holds the GIL makes every system call wait."""
 
+import ctypes
 import errno
 import os
+import sys
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import cache
 
 from gpuload.errors import VideoError
 from gpuload.store.cache import BlobKey
@@ -35,18 +39,19 @@ class LocalFiles:
             raise
 
     def expect(self, key: BlobKey) -> None:
-        """The bytes will be read soon: the system fetches many such ranges at once, in the background.
+        """The bytes will be read soon: Linux fetches many such ranges at once, in the background.
 
         Without it, a disk or a network that takes a millisecond to answer gives a thousand blobs a second.
         """
-        if not hasattr(os, "posix_fadvise"):  # macOS, Windows
+        advise = _advice()
+        if advise is None:
             return
         try:
             descriptor = self._descriptor(key.path)
-            for start in range(key.start, key.stop, AT_ONCE):
-                os.posix_fadvise(descriptor, start, min(AT_ONCE, key.stop - start), os.POSIX_FADV_WILLNEED)
-        except (VideoError, OSError):
+        except VideoError:
             return  # only a hint: the read that follows says what is wrong
+        for start in range(key.start, key.stop, AT_ONCE):
+            advise(descriptor, start, min(AT_ONCE, key.stop - start), os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
         """Closes all files. Idempotent."""
@@ -67,6 +72,19 @@ class LocalFiles:
                 self._open[path] = open_file(path)
         self._open.move_to_end(path)
         return self._open[path]
+
+
+@cache
+def _advice() -> Callable[[int, int, int, int], int] | None:
+    """``posix_fadvise`` that keeps the GIL, which is back before anybody could use it; None where there is none.
+
+    ``os.posix_fadvise`` lets it go, and beside a training loop that holds it each call then waits 5 ms.
+    """
+    if sys.platform != "linux" or sys.maxsize < 1 << 32:
+        return None
+    function = ctypes.PyDLL(None).posix_fadvise
+    function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
+    return function
 
 
 def read_range(path: str, start: int, stop: int) -> bytes:

@@ -157,6 +157,7 @@ def test_a_process_that_may_open_no_more_files_lets_go_of_its_own(tmp_path: Path
         files = LocalFiles()
         for _ in range(2):
             assert [files.read(BlobKey(str(path), 0, 10))[0] for path in paths] == list(range(80))
+            assert len(files._open) < 80
         files.close()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)

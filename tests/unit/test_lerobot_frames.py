@@ -83,6 +83,7 @@ def test_a_file_that_cannot_be_indexed_is_tried_again_when_it_changes_or_after_a
     for _ in range(5):
         camera.resolve(0, video, tmp_path)
     assert len(tried) == 1
+    assert not camera.is_due(0, tmp_path)
     assert "damaged" in str(camera.errors[0])
     os.utime(path, ns=(1, 1))
     camera.resolve(0, video, tmp_path)

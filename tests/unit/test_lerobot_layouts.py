@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from gpuload.check import check_dataset
 from gpuload.datasets import LeRobotDataset
 from gpuload.errors import ConfigError, DatasetError, FrameNotFound
 from gpuload.loader import Loader
@@ -25,6 +26,12 @@ ROWS = EPISODES * FRAMES
 def tensor(value: object) -> torch.Tensor:
     assert isinstance(value, torch.Tensor)
     return value
+
+
+def png(height: int, width: int) -> dict[str, bytes]:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((height, width, 3), height, np.uint8)).save(buffer, "png")
+    return {"bytes": buffer.getvalue()}
 
 
 def episodes_file(root: Path) -> Path:
@@ -75,6 +82,7 @@ def test_rows_of_a_length_each_are_left_out_and_told(copy: Path, shape: Any, cap
     assert "observation.task_info" not in sample
     assert "action" in sample
     assert "'observation.task_info' are of a length each" in caplog.text
+    assert check_dataset(copy, decode_s=0) == ()
 
 
 @pytest.mark.parametrize("dtype", ["string", "image"])
@@ -83,8 +91,10 @@ def test_texts_and_images_that_no_file_has_are_left_out(
 ) -> None:
     listed = {"extra": {"dtype": dtype, "shape": [1], "names": None}}
     edit_json(copy / "meta/info.json", lambda v: v["features"].update(listed))
-    dataset = LeRobotDataset(copy, video_keys=[])
+    dataset = LeRobotDataset(copy, video_keys=[], image_transforms=torch.nn.Identity())
     assert "extra" not in dataset[0]
+    assert "extra" not in dataset.meta.features
+    assert {finding.severity for finding in check_dataset(copy, decode_s=0)} == {"warning"}
     with Loader(dataset, 4, device="cpu") as loader:
         assert "extra" not in next(iter(loader))
     assert "'extra' is in info.json and in no data file" in caplog.text
@@ -98,6 +108,20 @@ def test_numbers_may_be_written_with_a_point(copy: Path) -> None:
     assert (dataset.meta.chunks_size, dataset.meta.robot_type) == (1000, None)
     edit_json(copy / "meta/info.json", lambda v: v.update(chunks_size=None, version=v.pop("codebase_version")))
     assert len(LeRobotDataset(copy, video_keys=[])) == ROWS
+    assert check_dataset(copy, decode_s=0) == ()
+
+
+def test_a_camera_that_only_some_files_lack_is_kept(copy: Path) -> None:
+    rows = pq.read_table(copy / DATA)
+    cells = pa.array([png(4, 4)["bytes"]] * ROWS)
+    add_feature(copy, "picture", "image", [4, 4, 3], cells)
+    rest = pq.read_table(copy / DATA).slice(FRAMES)
+    pq.write_table(rows.slice(0, FRAMES), copy / DATA)
+    pq.write_table(rest, copy / "data/chunk-000/file-077.parquet")
+    dataset = LeRobotDataset(copy, video_keys=[])
+    assert tensor(dataset[FRAMES]["picture"]).shape == (3, 4, 4)
+    with pytest.raises(DatasetError, match="picture"):
+        dataset[0]
 
 
 @pytest.mark.parametrize("change", ["absent", "nulls"])
