@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cases import CASES
 from benchmarks.comparison import Cell, Comparison
 from benchmarks.variants import LIMIT, VARIANTS
 
@@ -188,11 +189,12 @@ def is_limit(cell: Cell) -> bool:
 
 
 def by_case(comparison: Comparison) -> dict[str, list[Cell]]:
-    """Cells by case, in the order in which they were run."""
+    """Cells by case, in the order in which ``CASES`` has them; others, a folder's, behind."""
     found: dict[str, list[Cell]] = {}
     for cell in comparison.cells():
         found.setdefault(cell.case, []).append(cell)
-    return found
+    places = {name: place for place, name in enumerate(CASES)}
+    return dict(sorted(found.items(), key=lambda item: places.get(item[0], len(places))))
 
 
 def ordered(cells: Iterable[Cell]) -> list[Cell]:
