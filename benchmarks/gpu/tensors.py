@@ -37,6 +37,7 @@ class ClipSource:
         self.fingerprint = path.name
         self.image_keys: tuple[str, ...] = ()
         self.reach = (0, 0)
+        self.image_pixels = 0
         self.source = self
         video = self._video
         self.video_fields = (VideoField(KEY, 1, True, video.height, video.width, 3, "uint8"),)
