@@ -96,3 +96,16 @@ def test_a_file_that_cannot_be_indexed_is_tried_again_when_it_changes_or_after_a
     camera.resolve(0, video, tmp_path)
     assert not camera.errors
     assert camera.frames(np.arange(30)).tolist() == list(range(30))
+
+
+def test_a_row_without_a_frame_claims_none_of_another_episode(
+    index: VideoIndex, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored = np.concatenate([np.arange(15), np.arange(15)]) / FPS
+    stored[20] += 0.01
+    placement = Placement(("v.mp4",), np.zeros(2, np.int32), np.array([0.0, 15 / FPS]))
+    times = row_times(stored, None, fps=FPS)
+    camera = CameraFrames("camera", 0, placement, np.array([0, 15, 30]), times, tolerance_s=1e-4)
+    camera.resolve(0, lambda number: index, Path())
+    assert camera.frames(np.arange(30)).tolist() == [*range(20), -1, *range(21, 30)]
+    assert "another one" not in caplog.text
