@@ -27,6 +27,7 @@ from av.video.reformatter import VideoReformatter
 
 from gpuload.cores import usable_cores
 from gpuload.device.swscale import SwscaleConverter
+from gpuload.index.packet import padded_packet
 from gpuload.transform import Transform, slot_form
 
 DECODERS = {"av1": "libdav1d"}  # FFmpeg's own `av1` decodes on hardware only
@@ -109,8 +110,7 @@ class GopDecoder:
         session, data = self._session_of[gop.uri], self._files[gop.uri]
         decoded = 0
         for number, (position, size) in enumerate(gop.packets):
-            packet = av.Packet(bytes(data[position : position + size]))
-            packet.pts = packet.dts = number
+            packet = padded_packet(data[position : position + size], number)
             decoded += self._deliver(session.decode(packet), deliveries)
         decoded += self._deliver(session.decode(None), deliveries)
         session.flush_buffers()

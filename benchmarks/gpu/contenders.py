@@ -15,6 +15,7 @@ from torch.utils.dlpack import from_dlpack
 
 from gpuload.decode.base import Run, Stream, failed
 from gpuload.decode.session import DECODERS
+from gpuload.index.packet import padded_packet
 from gpuload.picture import DevicePicture, PictureForm
 
 START = b"\0\0\0\1"
@@ -43,9 +44,7 @@ class PyavCudaDecoder:
         session, missing = self._session(stream), set(run.wanted)
         try:
             for number, data in enumerate(run.packets, run.first):
-                packet = av.Packet(data)  # type: ignore[arg-type]  # takes any buffer; its stub says bytes
-                packet.pts = packet.dts = number
-                for frame in session.decode(packet):
+                for frame in session.decode(padded_packet(data, number)):
                     if frame.pts in missing:
                         missing.discard(frame.pts)
                         yield frame.pts, self._picture(frame, stream)

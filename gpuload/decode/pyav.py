@@ -12,6 +12,7 @@ from gpuload.decode.base import Run, Stream, entry_point, failed
 from gpuload.decode.session import ENTERED, HARMLESS, MISS_REFERENCES, Session, open_session, told_size
 from gpuload.errors import DecodeError
 from gpuload.index.nal import CODECS, entry_of, is_reference, is_sliced, may_bring_sets
+from gpuload.index.packet import padded_packet
 from gpuload.index.video import Color
 
 MAX_SESSIONS = 8
@@ -108,8 +109,7 @@ class PyavDecoder:
                     kept = self._session(stream, entry, number, sets, harmless)
                 elif index and brings_sets and may_bring_sets(stream.codec, extradata, data):
                     kept.sets = tuple(dict.fromkeys((*kept.sets, *entry_of(stream.codec, extradata, data).sets)))
-                packet = av.Packet(data)  # type: ignore[arg-type]  # takes any buffer; its stub says bytes
-                packet.pts = packet.dts = number
+                packet = padded_packet(data, number)
                 # PNG and its like add a picture to the one before unless they are told that it stands alone.
                 packet.is_keyframe = not index
                 frames = kept.fed(stream, number, packet)

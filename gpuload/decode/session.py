@@ -9,6 +9,7 @@ from av.error import FFmpegError
 
 from gpuload.decode.base import Stream, failed
 from gpuload.decode.concealed import decode_and_listen
+from gpuload.index.packet import padded_packet
 
 DECODERS = {"av1": "libdav1d"}  # FFmpeg's own `av1` decodes on hardware only
 MISS_REFERENCES = frozenset({"h264", "hevc", "vvc", "av1", "vp8", "vp9"})
@@ -49,10 +50,8 @@ class Session:
 
         Pictures before it that come out.
         """
-        packet = av.Packet(data)  # type: ignore[arg-type]  # takes any buffer; its stub says bytes
-        packet.pts = packet.dts = number
         try:
-            return self.context.decode(packet)
+            return self.context.decode(padded_packet(data, number))
         except FFmpegError:
             return []  # it lacks its references
 

@@ -1,9 +1,8 @@
 """Where chroma samples lie, read from a codec's configuration: PyAV does not tell it."""
 
-from gpuload.index.parameter_sets import configured_units
-from gpuload.index.sps import h264_sps, hevc_location
+from gpuload.index.parameter_sets import configured_units, sps_payload
+from gpuload.index.sps import h264_sps, hevc_sps
 
-_H264_SPS, _HEVC_SPS = 7, 33
 _AV1 = {1: 1, 2: 3}
 _INTERLACED = frozenset({"mpeg2video", "mpeg4", "vc1"})
 """Codecs whose streams say picture by picture."""
@@ -18,9 +17,9 @@ def chroma_location(codec: str, extradata: bytes) -> int:
     try:
         match codec:
             case "h264":
-                return h264_sps(_parameter_set(codec, extradata, _H264_SPS)).chroma_location
+                return h264_sps(sps_payload(codec, configured_units(codec, extradata))).chroma_location
             case "hevc":
-                return hevc_location(_parameter_set(codec, extradata, _HEVC_SPS))
+                return hevc_sps(sps_payload(codec, configured_units(codec, extradata))).chroma_location
             case "av1":
                 return _av1_location(extradata)
             case "mjpeg" | "mpeg1video":  # by definition (FFmpeg's decoders say so of every picture)
@@ -34,25 +33,10 @@ def may_interlace(codec: str, extradata: bytes) -> bool:
     """Whether pictures may be interlaced: their chroma rows then belong to fields. Never raises."""
     if codec == "h264":
         try:
-            return h264_sps(_parameter_set(codec, extradata, _H264_SPS)).may_interlace
+            return h264_sps(sps_payload(codec, configured_units(codec, extradata))).may_interlace
         except (EOFError, ValueError):  # its sets are in the packets: nearly all such streams are progressive
             return False
     return codec in _INTERLACED
-
-
-def _parameter_set(codec: str, extradata: bytes, kind: int) -> bytes:
-    """Payload of the first NAL unit of a kind, without header and emulation prevention (H.264 7.3.1, H.265 7.3.1.1).
-
-    Raises:
-        EOFError: there is none.
-    """
-    for unit in map(bytes, configured_units(codec, extradata)):
-        if kind == _H264_SPS and unit and unit[0] & 31 == kind:
-            return unit[1:].replace(b"\0\0\3", b"\0\0")
-        # nuh_layer_id 0: further layers (depth, a second view) have parameter sets of another syntax
-        if kind == _HEVC_SPS and len(unit) > 1 and unit[0] == kind << 1 and unit[1] >> 3 == 0:
-            return unit[2:].replace(b"\0\0\3", b"\0\0")
-    raise EOFError
 
 
 def _av1_location(extradata: bytes) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
 from av.packet import Packet
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from gpuload.errors import VideoError
@@ -47,7 +48,8 @@ class _Seen:
     """Pictures of the first GOP that can be decoded though they are shown before its keyframe."""
     without_sets: list[int] = field(default_factory=list)
     """Keyframes that rely on parameter sets of packets before them."""
-    rotation: int | None = None
+    first: VideoFrame | None = None
+    """Picture that comes out first: containers may be wrong about its size."""
 
 
 def demux_index(path: str | Path) -> VideoIndex:
@@ -71,11 +73,10 @@ def demux_index(path: str | Path) -> VideoIndex:
                 seen = _demux(container, stream, file)
             if not seen.size:
                 raise VideoError(f"{path}: the video stream has no packets; write the file again")
-            if seen.rotation is None:
+            if seen.first is None:
                 raise VideoError(f"{path}: FFmpeg could not decode one of its {len(seen.size)} packets; re-encode it")
             context = stream.codec_context
             codec, pixel_format = context.codec.canonical_name, context.pix_fmt
-            width, height = context.width, context.height
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             time_base = stream.time_base or 1 / rate
             untimed = None in seen.pts or container.format.name in _UNTIMED_FORMATS
@@ -103,10 +104,10 @@ def demux_index(path: str | Path) -> VideoIndex:
         path=path,
         stream=number,
         codec=codec,
-        width=width,
-        height=height,
+        width=seen.first.width,
+        height=seen.first.height,
         pixel_format=pixel_format,
-        rotation=seen.rotation,
+        rotation=round(seen.first.rotation / 90) * 90 % 360,
         color=color,
         chroma_location=chroma_location(codec, extradata),
         time_base=time_base,
@@ -139,8 +140,8 @@ def _demux(container: InputContainer, stream: VideoStream, file: BinaryIO) -> _S
     for packet in container.demux(stream):
         if not packet.size:
             continue
-        if seen.rotation is None:
-            seen.rotation = _rotation(stream, packet)
+        if seen.first is None:
+            seen.first = _picture(stream, packet)
         position = None
         if seen.contiguous:
             position = _find_payload(file, packet)
@@ -163,8 +164,8 @@ def _demux(container: InputContainer, stream: VideoStream, file: BinaryIO) -> _S
             seen.without_sets.append(len(seen.flags) - 1)
         if len(seen.kinds) == 1 and is_decodable_leading(codec, extradata, data):
             seen.alone.append(len(seen.flags) - 1)
-    if seen.rotation is None and seen.size:
-        seen.rotation = _rotation(stream, None)
+    if seen.first is None and seen.size:
+        seen.first = _picture(stream, None)
     return seen
 
 
@@ -178,13 +179,12 @@ def _is_reordered(path: str, codec: str, extradata: bytes) -> bool:
         return is_reordered(codec, extradata, islice(packets, LOOKED_AT))
 
 
-def _rotation(stream: VideoStream, packet: "Packet[VideoStream] | None") -> int | None:
-    """Rotation of the first picture that comes out; None: none came yet. A stream cut in mid-GOP starts with errors."""
+def _picture(stream: VideoStream, packet: "Packet[VideoStream] | None") -> VideoFrame | None:
+    """What comes out; None: nothing came yet. A stream cut in mid-GOP starts with errors."""
     try:
-        frames = stream.codec_context.decode(packet)
+        return next(iter(stream.codec_context.decode(packet)), None)
     except av.FFmpegError:
         return None
-    return round(frames[0].rotation / 90) * 90 % 360 if frames else None
 
 
 def _find_payload(file: BinaryIO, packet: "Packet[VideoStream]") -> int | None:

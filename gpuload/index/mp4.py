@@ -28,9 +28,10 @@ from gpuload.index.mp4_boxes import (
     untold,
 )
 from gpuload.index.mp4_edits import Edit, Edited, apply_edits, time_offset
-from gpuload.index.mp4_entry import Entry, ask_ffmpeg, ask_for_track, read_entries
+from gpuload.index.mp4_entry import Entry, ask_ffmpeg, ask_for_size, ask_for_track, read_entries
 from gpuload.index.mp4_fragments import read_defaults, read_fragment
 from gpuload.index.nal import CODECS
+from gpuload.index.picture_size import HEAD_BYTES, coded_size
 from gpuload.index.reorder import LOOKED_AT, is_reordered, read_ranges
 from gpuload.index.video import DISCARD, KEYFRAME, VideoIndex, frame_tables
 
@@ -126,12 +127,13 @@ def _build_index(
     codec, pixel_format = entry.codec, entry.pixel_format
     if not codec or not pixel_format:
         codec, pixel_format = ask_ffmpeg(path)
+    width, height = _size(path, codec, entry, packets)
     return VideoIndex(
         path=path,
         stream=track.stream,
         codec=codec,
-        width=entry.width,
-        height=entry.height,
+        width=width,
+        height=height,
         pixel_format=pixel_format,
         rotation=track.rotation,
         color=entry.color,
@@ -148,6 +150,14 @@ def _build_index(
         frame_packet=frame_packet[order],
         frame_start=frame_start[order],
     )
+
+
+def _size(path: str, codec: str, entry: Entry, packets: Packets) -> tuple[int, int]:
+    """Width and height of pictures as FFmpeg decodes them, whatever the sample description says."""
+    told = entry.width, entry.height
+    first = int(packets.pos[0]), min(int(packets.size[0]), HEAD_BYTES)
+    head = next(iter(read_ranges(path, [first])), b"")
+    return told if coded_size(codec, entry.extradata, head) == told else ask_for_size(path) or told
 
 
 def _read_track(moov: memoryview, size_bytes: int, path: str) -> _Track:

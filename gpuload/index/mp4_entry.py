@@ -78,6 +78,17 @@ def ask_ffmpeg(path: str) -> tuple[str, str]:
     raise VideoError(f"{path}: neither the file nor FFmpeg tells its codec and pixel format; re-encode it")
 
 
+def ask_for_size(path: str) -> tuple[int, int] | None:
+    """Width and height of the first picture that FFmpeg decodes; None: it decodes none."""
+    try:
+        with av.open(path) as container:
+            frame = next(container.decode(container.streams.best("video")))
+            assert isinstance(frame, av.VideoFrame)
+            return frame.width, frame.height
+    except (av.FFmpegError, OSError, StopIteration):  # whoever decodes it will say so
+        return None
+
+
 def _read_entry(box: Box, path: str) -> Entry:
     if box.kind in (b"encv", b"drmi"):
         raise VideoError(f"{path}: the video is encrypted; decrypt it first")

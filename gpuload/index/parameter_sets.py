@@ -1,6 +1,6 @@
 """Parameter sets that packets bring and later keyframes rely on: who begins at such a keyframe has never seen them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from gpuload.index.bits import Bits
 from gpuload.index.nal import START_CODES, units_of
@@ -60,6 +60,22 @@ def configured_units(codec: str, extradata: bytes) -> Iterator[bytes | memoryvie
             begin = offset + 2
             offset = begin + int.from_bytes(extradata[offset:begin], "big")
             yield extradata[begin:offset]
+
+
+def sps_payload(codec: str, units: Iterable[bytes | memoryview]) -> bytes:
+    """Payload of the first sequence parameter set, without header and emulation prevention (H.264 7.3.1,
+    H.265 7.3.1.1).
+
+    Raises:
+        EOFError: there is none.
+    """
+    for unit in map(bytes, units):
+        if codec == "h264" and unit and unit[0] & 31 == _H264_SPS:
+            return unit[1:].replace(b"\0\0\3", b"\0\0")
+        # nuh_layer_id 0: further layers (depth, a second view) have parameter sets of another syntax
+        if codec == "hevc" and len(unit) > 1 and unit[0] == _HEVC_SPS << 1 and unit[1] >> 3 == 0:
+            return unit[2:].replace(b"\0\0\3", b"\0\0")
+    raise EOFError
 
 
 def _key_of(codec: str, unit: bytes | memoryview) -> Key | None:

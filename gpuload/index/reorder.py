@@ -7,6 +7,7 @@ import av
 from av.error import FFmpegError
 
 from gpuload.errors import VideoError
+from gpuload.index.packet import padded_packet
 
 LOOKED_AT = 24
 """Packets decoded, of a stream whose parameter sets allow another order: B-frames come sooner if there are any."""
@@ -27,9 +28,8 @@ def is_reordered(codec: str, extradata: bytes, packets: Iterable[bytes]) -> bool
     shown: list[int] = []
     try:
         for number, data in enumerate(packets):
-            packet = av.Packet(data)
-            packet.pts = packet.dts = number
-            shown += [frame.pts for frame in context.decode(packet) if frame.pts is not None]
+            frames = context.decode(padded_packet(data, number))
+            shown += [frame.pts for frame in frames if frame.pts is not None]
             if not context.has_b_frames:
                 return False
         shown += [frame.pts for frame in context.decode(None) if frame.pts is not None]

@@ -1,4 +1,4 @@
-"""Chroma location in the sequence parameter sets of H.264 and HEVC: everything in front of it has to be parsed."""
+"""Sequence parameter sets of H.264 and HEVC: interlacing, picture size and chroma location."""
 
 from typing import NamedTuple
 
@@ -6,6 +6,9 @@ from gpuload.index.bits import Bits, at_most
 
 _HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
 _EXTENDED_SAR = 255
+_CHROMA_STEPS = ((1, 1), (2, 2), (2, 1), (1, 1))
+"""Pixels in a unit of cropping, by ``chroma_format_idc``: SubWidthC, SubHeightC (ITU-T H.264 table 6-1, 1 for
+monochrome, H.265 the same)."""
 
 
 class H264Sps(NamedTuple):
@@ -15,6 +18,19 @@ class H264Sps(NamedTuple):
     """``frame_mbs_only_flag`` is 0: pictures may be fields, or be coded in fields."""
     chroma_location: int
     """AVChromaLocation; 0: it does not say."""
+    width: int
+    height: int
+    """Pixels that are shown, cropping applied."""
+
+
+class HevcSps(NamedTuple):
+    """What is read of a ``seq_parameter_set_rbsp`` (ITU-T H.265 7.3.2.2)."""
+
+    chroma_location: int
+    """AVChromaLocation; 0: it does not say."""
+    width: int
+    height: int
+    """Pixels in the conformance window."""
 
 
 def h264_sps(payload: bytes) -> H264Sps:
@@ -27,8 +43,9 @@ def h264_sps(payload: bytes) -> H264Sps:
     profile = bits.u(8)
     bits.u(8 + 8)  # constraint flags, level
     bits.ue()
+    chroma_format = 1
     if profile in _HIGH_PROFILES:
-        chroma_format = bits.ue()
+        chroma_format = at_most(bits.ue(), 3)
         bits.u(chroma_format == 3)  # separate_colour_plane_flag
         bits.skip_ue(2)  # bit depths
         bits.u(1)
@@ -46,17 +63,19 @@ def h264_sps(payload: bytes) -> H264Sps:
         bits.skip_ue(at_most(bits.ue(), 255))
     bits.ue()  # max_num_ref_frames
     bits.u(1)
-    bits.skip_ue(2)  # size in macroblocks
+    width, height = 16 * (bits.ue() + 1), 16 * (bits.ue() + 1)
     may_interlace = not bits.u(1)  # frame_mbs_only_flag
+    height *= 1 + may_interlace
     bits.u(may_interlace)
     bits.u(1)
-    if bits.u(1):  # frame_cropping_flag
-        bits.skip_ue(4)
-    return H264Sps(may_interlace, _vui_location(bits) if bits.u(1) else 0)
+    column, row = _CHROMA_STEPS[chroma_format]
+    cut = [bits.ue() for _ in range(4)] if bits.u(1) else [0] * 4  # frame_cropping_flag: left, right, top, bottom
+    width, height = width - column * sum(cut[:2]), height - row * (1 + may_interlace) * sum(cut[2:])
+    return H264Sps(may_interlace, _vui_location(bits) if bits.u(1) else 0, width, height)
 
 
-def hevc_location(payload: bytes) -> int:
-    """AVChromaLocation of a ``seq_parameter_set_rbsp`` (ITU-T H.265 7.3.2.2) of the base layer.
+def hevc_sps(payload: bytes) -> HevcSps:
+    """``payload``: of a NAL unit of the base layer, its emulation prevention removed.
 
     Raises:
         EOFError, ValueError: it is truncated or damaged.
@@ -64,11 +83,12 @@ def hevc_location(payload: bytes) -> int:
     bits = Bits(payload)
     more_layers = _hevc_head(bits)
     bits.ue()
-    if bits.ue() == 3:  # chroma_format_idc
-        bits.u(1)
-    bits.skip_ue(2)  # width, height
-    if bits.u(1):  # conformance_window_flag
-        bits.skip_ue(4)
+    chroma_format = at_most(bits.ue(), 3)
+    bits.u(chroma_format == 3)
+    width, height = bits.ue(), bits.ue()
+    column, row = _CHROMA_STEPS[chroma_format]
+    cut = [bits.ue() for _ in range(4)] if bits.u(1) else [0] * 4  # conformance_window_flag
+    width, height = width - column * sum(cut[:2]), height - row * sum(cut[2:])
     bits.skip_ue(2)  # bit depths
     order_bits = 4 + at_most(bits.ue(), 12)
     bits.skip_ue(3 * (more_layers + 1 if bits.u(1) else 1))  # sps_sub_layer_ordering_info_present_flag
@@ -85,11 +105,11 @@ def hevc_location(payload: bytes) -> int:
         for _ in range(at_most(bits.ue(), 32)):
             bits.u(order_bits + 1)
     bits.u(2)
-    return _vui_location(bits) if bits.u(1) else 0
+    return HevcSps(_vui_location(bits) if bits.u(1) else 0, width, height)
 
 
 def hevc_sps_id(payload: bytes) -> int:
-    """``sps_seq_parameter_set_id`` of the same. Raises as ``hevc_location``."""
+    """``sps_seq_parameter_set_id`` of the same. Raises as ``hevc_sps``."""
     bits = Bits(payload)
     _hevc_head(bits)
     return bits.ue()

@@ -180,6 +180,32 @@ def test_what_the_container_cuts_off(tmp_path: Path) -> None:
     assert_all_frames_exact(path)
 
 
+@pytest.mark.parametrize("size", [(64, 48), (256, 192), (96, 128)])
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1", "libvpx-vp9", "mpeg4"])
+def test_another_size_in_the_sample_description(tmp_path: Path, codec: str, size: tuple[int, int]) -> None:
+    options = {"x265-params": "log-level=error"} if codec == "libx265" else {}
+
+    def change(data: bytearray) -> None:
+        at = data.index(b"stsd") + 16
+        assert struct.unpack_from(">HH", data, at + 28) == (128, 96)
+        struct.pack_into(">HH", data, at + 28, *size)
+
+    path = patched(make_video(tmp_path / "v.mp4", codec=codec, gop=8, frames=20, options=options), change)
+    assert decode_all(path)[0].shape == (3, 96, 128)
+    assert_all_frames_exact(path)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libvpx-vp9"])
+def test_another_size_in_matroska(tmp_path: Path, codec: str) -> None:
+    def change(data: bytearray) -> None:
+        at = data.index(b"\xb0\x81\x80\xba\x81\x60")  # PixelWidth 128, PixelHeight 96
+        data[at + 2], data[at + 5] = 64, 48
+
+    path = patched(make_video(tmp_path / "v.mkv", codec=codec, gop=8, frames=20), change)
+    assert decode_all(path)[0].shape == (3, 96, 128)
+    assert_all_frames_exact(path)
+
+
 def test_a_table_of_composition_offsets_that_ends_early(tmp_path: Path) -> None:
     path = make_video(tmp_path / "v.mp4", gop=10, frames=40, options={"x264-params": "bframes=2:b-adapt=0"})
 
