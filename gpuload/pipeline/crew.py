@@ -59,14 +59,20 @@ class Crew:
     def __len__(self) -> int:
         return sum(map(len, list(self._workers.values())))
 
-    def pick(self, file: int, given: Callable[[DecodeWorker], float]) -> DecodeWorker:
-        """Who will be done first with more of a file; ``given(worker)`` is work that its load does not show yet."""
+    def pick(self, file: int, packets: int, given: Callable[[DecodeWorker], float]) -> DecodeWorker:
+        """Who will be done first with a run of so many packets of a file; ``given(worker)`` is work that its load does
+        not show yet."""
         way = self._router.way(file)
         workers = self.of(way)
         if way.device == "cpu" or not self.may_cross(file):
             return min(workers, key=lambda w: w.load + given(w))
-        pace_s = {on_device: self.sharing.pace_s(on_device) for on_device in (False, True)}
-        return min([*workers, *self.of(HOST)], key=lambda w: (w.load + given(w) + 1.0) * pace_s[w.on_device])
+        depth, pixels = depth_of(*self._router.coding(file)), packets * self._router.pixels(file)
+        load_s = {on_device: self.sharing.load_s(on_device) for on_device in (False, True)}
+        run_s = {on_device: self.sharing.run_s(on_device, depth, pixels) for on_device in (False, True)}
+        return min(
+            [*workers, *self.of(HOST)],
+            key=lambda w: (w.load + given(w)) * load_s[w.on_device] + run_s[w.on_device],
+        )
 
     def of(self, way: Way) -> list[DecodeWorker]:
         """The workers of one kind; those that have died since are made anew.

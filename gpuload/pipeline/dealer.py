@@ -32,8 +32,9 @@ EXPECTED_BYTES = 64 << 20
 FILL_COST = 0.3
 """Of converting one picture, in units of decoding one."""
 
-Pick = Callable[[int, Callable[[DecodeWorker], float]], DecodeWorker]
-"""``pick(file, given)``: the worker for more of a file; ``given(worker)``: work that its load does not show yet."""
+Pick = Callable[[int, int, Callable[[DecodeWorker], float]], DecodeWorker]
+"""``pick(file, packets, given)``: the worker for a run of a file; ``given(worker)``: work that its load does not show
+yet."""
 
 
 @dataclass(slots=True)
@@ -107,7 +108,10 @@ class Dealer:
                         uses = ahead.uses_from(rows.start)  # it went with its pictures: again, for whoever still waits
                     counts = ahead.uses if not again or uses is None else uses
                     try:
-                        holder = self._pick(ahead.groups[group].file, lambda w: shares[w].cost)
+                        run = ahead.groups[group]
+                        holder = self._pick(
+                            run.file, ahead.packets[run.end - 1] - run.first + 1, lambda w: shares[w].cost
+                        )
                         self._add_task(group, holder, shares, counts, make_room_and_note)
                     except LoaderClosed:
                         raise

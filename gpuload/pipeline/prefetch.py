@@ -206,7 +206,9 @@ class Prefetcher:
             self._feeder.sight.runs -= unit.runs
             self.tally.add(worker, done, self._device)
             if done.is_measured:
-                self._crew.sharing.measured(worker.on_device, frames=done.frames_decoded, busy_s=done.busy_s)
+                self._crew.sharing.measured(
+                    worker.on_device, frames=done.frames_decoded, pixels=done.pixels_decoded, busy_s=done.busy_s
+                )
             batch = self._flight.batches.get(unit.batch)
             if batch is not None:
                 if done.errors and batch.error is None:

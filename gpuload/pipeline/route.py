@@ -72,6 +72,11 @@ class Router:
         video = self._source.video(file)
         return video.codec, video.pixel_format
 
+    def pixels(self, file: int) -> int:
+        """Of one of its pictures."""
+        video = self._source.video(file)
+        return video.width * video.height
+
     def first_ways(self) -> set[Way]:
         """Those that the first episodes need."""
         return {self.way(file) for file in self._first_files.values()}

@@ -4,6 +4,8 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from functools import cache
+from typing import TypeVar
 
 import av
 import numpy as np
@@ -15,6 +17,7 @@ from gpuload.device.planes import lines_of
 from gpuload.errors import DecodeError
 from gpuload.picture import DevicePicture
 
+Key = TypeVar("Key")
 logger = logging.getLogger(__name__)
 
 Depth = tuple[str, int]
@@ -33,7 +36,10 @@ class Sharing:
         self._equal: dict[Depth, bool] = {}
         self._taken: set[Depth] = set()
         """Being verified, by one lane."""
-        self._pace_s: dict[bool, float] = {}
+        self._load_s: dict[bool, float] = {}
+        """Seconds that a worker on the CPU, or on the device, takes for one picture of what it has lately."""
+        self._pixel_s: dict[tuple[bool, Depth], float] = {}
+        """The same for one pixel of one kind."""
 
     def is_to_verify(self, stream: Stream) -> bool:
         """Whether the caller has to call ``verify`` for such streams: True for one caller at a time."""
@@ -71,26 +77,43 @@ class Sharing:
             )
         with self._lock:
             self._equal[depth] = equal and self._equal.get(depth, True)
-            self._pace_s.setdefault(False, elapsed_s / len(run.packets))
+            self._load_s.setdefault(False, elapsed_s / len(run.packets))
+            self._pixel_s.setdefault((False, depth), elapsed_s / len(run.packets) / (stream.width * stream.height))
 
     def allowed(self) -> frozenset[Depth]:
         """Streams that the CPU may decode in the device's stead: equal on both, and both have been measured."""
         with self._lock:
-            measured = len(self._pace_s) == 2
-            return frozenset(depth for depth, equal in self._equal.items() if equal and measured)
+            return frozenset(
+                depth
+                for depth, equal in self._equal.items()
+                if equal and (False, depth) in self._pixel_s and (True, depth) in self._pixel_s
+            )
 
-    def measured(self, on_device: bool, *, frames: int, busy_s: float) -> None:
-        """One worker has decoded so many frames in so many seconds."""
-        if frames:
-            with self._lock:
-                known = self._pace_s.get(on_device, busy_s / frames)
-                self._pace_s[on_device] = known + 0.1 * (busy_s / frames - known)
+    def measured(self, on_device: bool, *, frames: int, pixels: Mapping[Depth, int], busy_s: float) -> None:
+        """One worker has decoded so many frames, of so many pixels in all, in so many seconds."""
+        if not frames:
+            return
+        with self._lock:
+            _follow(self._load_s, on_device, busy_s / frames)
+            if len(pixels) == 1:  # else nobody knows which of them took how long
+                ((depth, count),) = pixels.items()
+                _follow(self._pixel_s, (on_device, depth), busy_s / count)
 
-    def pace_s(self, on_device: bool) -> float:
-        """Seconds that one worker takes for a frame, lately."""
-        return self._pace_s.get(on_device, 1.0)
+    def load_s(self, on_device: bool) -> float:
+        """Seconds that a worker takes for one picture of what it has been given."""
+        return self._load_s.get(on_device, 1.0)
+
+    def run_s(self, on_device: bool, depth: Depth, pixels: float) -> float:
+        """Seconds that a worker takes for so many pixels of streams that may be shared."""
+        return pixels * self._pixel_s[on_device, depth]
 
 
+def _follow(known: dict[Key, float], key: Key, seen: float) -> None:
+    """The mean of what was seen lately."""
+    known[key] = known.get(key, seen) + 0.1 * (seen - known.get(key, seen))
+
+
+@cache
 def depth_of(codec: str, pixel_format: str) -> Depth:
     """Bits are 0 where the format is not known."""
     try:

@@ -67,6 +67,8 @@ class Done:
 
     batch: int
     frames_decoded: int = 0
+    pixels_decoded: dict[tuple[str, int], int] = field(default_factory=dict)
+    """By codec and bits of a sample."""
     busy_s: float = 0.0
     is_measured: bool = True
     """``busy_s`` is what such work takes; not where something was decoded twice, to be compared."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from gpuload.decode.base import Decoder, Run, Stream
 from gpuload.errors import DecodeError, GpuloadError
+from gpuload.pipeline.share import depth_of
 from gpuload.pipeline.work import DecodeTask, Done, Go, Unit
 
 FillAt = tuple[int, int, int]
@@ -155,6 +156,8 @@ class Worker(ABC):
         view = memoryview(task.data)
         packets = [view[b : b + n] for b, n in zip(task.begins, task.sizes, strict=True)]
         done.frames_decoded += len(packets)
+        depth, pixels = depth_of(stream.codec, stream.pixel_format), len(packets) * stream.width * stream.height
+        done.pixels_decoded[depth] = done.pixels_decoded.get(depth, 0) + pixels
         run = Run(task.first, packets, task.entries, frozenset(task.packets), task.pts, task.leading)
         try:
             for number, frame in self.decoded(stream, run, done):

@@ -147,6 +147,31 @@ def test_the_cpu_takes_its_share_of_what_was_verified(tmp_path: Path) -> None:
     assert kinds == {WorkerHandle, DeviceLane}
 
 
+@pytest.mark.usefixtures("in_lanes")
+def test_who_will_be_done_first_gets_a_run(tmp_path: Path) -> None:
+    source = make_source(tmp_path, episodes=2, frames=12, gop=6, offsets=(0,))
+    with Loader(source, 6, num_threads=2) as loading:
+        list(loading)
+        crew, kind = loading._prefetcher._crew, ("h264", 8)
+        crew.settle()
+        assert crew.sharing.allowed() == {kind}
+        video = source.video(0)
+        for on_device, picture_s in ((True, 0.001), (False, 0.010)):
+            for _ in range(200):
+                crew.sharing.measured(
+                    on_device, frames=10, pixels={kind: 10 * video.width * video.height}, busy_s=10 * picture_s
+                )
+
+        def picked(packets: int, *, waiting: float) -> type:
+            """``waiting``: pictures in front of the device's workers."""
+            return type(crew.pick(0, packets, lambda worker: waiting * worker.on_device))
+
+        assert picked(2, waiting=0) == DeviceLane  # 2 ms, on the CPU 20 ms
+        assert picked(2, waiting=50) == WorkerHandle  # 52 ms
+        assert picked(250, waiting=50) == DeviceLane  # 300 ms, on the CPU 2.5 s
+        assert picked(250, waiting=5000) == WorkerHandle
+
+
 def test_an_idle_loader_does_not_hold_its_last_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finish, made = Finisher.finish, list[weakref.ref[torch.Tensor]]()
 

@@ -73,20 +73,20 @@ def test_equal_pictures_are_shared_and_others_are_not(
     sharing.verify(stream, run, pictures)
     assert not sharing.is_to_verify(stream)
     assert not sharing.allowed(), "the device has not been measured"
-    sharing.measured(True, frames=10, busy_s=0.1)
+    sharing.measured(True, frames=10, pixels={("h264", 8): 10 * 64 * 48}, busy_s=0.1)
     assert sharing.allowed() == {("h264", 8)}
     sharing.verify(stream, run, {**pictures, 3: pictures[4]})
     sharing.verify(stream, run, pictures)
     assert not sharing.allowed(), "one difference is one too many"
     other = Sharing(wanted=True)
-    other.measured(True, frames=10, busy_s=0.1)
+    other.measured(True, frames=10, pixels={("h264", 8): 10 * 64 * 48}, busy_s=0.1)
     with caplog.at_level(logging.WARNING):
         other.verify(stream, run, {**pictures, 3: pictures[4]})
     assert not other.allowed()
     assert not other.is_to_verify(stream)
     assert "v.mp4" in caplog.text
     missing = Sharing(wanted=True)
-    missing.measured(True, frames=10, busy_s=0.1)
+    missing.measured(True, frames=10, pixels={("h264", 8): 10 * 64 * 48}, busy_s=0.1)
     missing.verify(stream, run, {number: picture for number, picture in pictures.items() if number})
     assert not missing.allowed()
 
@@ -105,13 +105,23 @@ def test_nothing_is_verified_where_a_backend_was_asked_for(coded: tuple[Stream, 
 
 def test_the_pace_follows_what_is_measured() -> None:
     sharing = Sharing(wanted=True)
-    sharing.measured(True, frames=100, busy_s=0.1)
-    assert sharing.pace_s(True) == pytest.approx(1e-3)
+    small, large = ("h264", 8), ("hevc", 10)
+    sharing.measured(True, frames=100, pixels={small: 10_000}, busy_s=0.1)
+    assert sharing.load_s(True) == pytest.approx(1e-3)
+    assert sharing.run_s(True, small, 100) == pytest.approx(1e-3)
     for _ in range(100):
-        sharing.measured(True, frames=100, busy_s=0.3)
-    assert sharing.pace_s(True) == pytest.approx(3e-3, rel=0.01)
-    sharing.measured(True, frames=0, busy_s=5.0)
-    assert sharing.pace_s(True) == pytest.approx(3e-3, rel=0.01)
+        sharing.measured(True, frames=100, pixels={small: 10_000}, busy_s=0.3)
+    assert sharing.load_s(True) == pytest.approx(3e-3, rel=0.01)
+    assert sharing.run_s(True, small, 100) == pytest.approx(3e-3, rel=0.01)
+    sharing.measured(True, frames=0, pixels={}, busy_s=5.0)
+    assert sharing.load_s(True) == pytest.approx(3e-3, rel=0.01)
+    for _ in range(100):
+        sharing.measured(True, frames=100, pixels={large: 40_000}, busy_s=1.2)
+        sharing.measured(True, frames=2, pixels={large: 400, small: 100}, busy_s=100.0)  # who of them took so long?
+        sharing.measured(False, frames=100, pixels={small: 10_000}, busy_s=9.0)
+    assert sharing.run_s(True, large, 100) == pytest.approx(3e-3, rel=0.01)
+    assert sharing.run_s(True, small, 100) == pytest.approx(3e-3, rel=0.01)
+    assert sharing.run_s(False, small, 100) == pytest.approx(0.09, rel=0.01)
 
 
 def test_ten_bit_444_surfaces_hold_their_samples_in_the_upper_bits() -> None:
