@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from gpuload.index import frame_headers
 from gpuload.index.mp4_boxes import Packets
-from gpuload.index.nal import CODECS, EntryPoint, Kind, entry_of, is_decodable_leading
+from gpuload.index.nal import CODECS, EntryPoint, Kind, entry_of, is_decodable_leading, may_bring_sets
 from gpuload.index.parameter_sets import ParameterSets
 from gpuload.index.reorder import read_ranges
 
@@ -17,11 +17,13 @@ _LOOKED_AT = 16
 """Of others: who writes a wrong table does so again and again. The decoder looks at all."""
 _HEAD_BYTES = 4096
 """Of a packet: its first slice begins before that, or it is believed."""
+_FIRST_BYTES = 16
+"""Of a packet: they say whether it begins with a slice."""
 
 
 def real_keyframes(path: str, codec: str, configurations: Sequence[bytes], packets: Packets) -> npt.NDArray[np.bool_]:
     """``packets.is_key`` without those at which decoding cannot begin. All are looked at if a few raise doubts: one is
-    wrong, or one brings parameter sets that the container does not have.
+    wrong, or one brings parameter sets that the container does not have, as packets between them may, too.
 
     Raises:
         VideoError: the file cannot be read.
@@ -38,14 +40,17 @@ def real_keyframes(path: str, codec: str, configurations: Sequence[bytes], packe
         return {number: point_of(codec, configurations[packets.entry[number]], head) for number, head in heads.items()}
 
     found = points()
-    doubtful = false_keyframes(_kinds(found), packets.is_key) or any(point.sets for point in found.values())
-    if doubtful and len(looked) < len(keys):
+    between = _bringers(path, codec, configurations, packets) if codec in CODECS else {}
+    changes = bool(between) or any(point.sets for point in found.values())
+    if (changes or false_keyframes(_kinds(found), packets.is_key)) and len(looked) < len(keys):
         heads = _heads(path, packets, keys)
         found = points()
     is_key = packets.is_key.copy()
     is_key[false_keyframes(_kinds(found), packets.is_key)] = False
-    if any(point.sets for point in found.values()):
-        is_key[list(_without_sets(codec, configurations, packets, heads))] = False
+    if changes or any(point.sets for point in found.values()):
+        in_order = dict(sorted({**heads, **between}.items()))
+        without = _without_sets(codec, configurations, packets, in_order)
+        is_key[[number for number in without if number in heads]] = False
     return is_key
 
 
@@ -73,8 +78,23 @@ def decodable_leading(
     return [n for n, head in heads.items() if is_decodable_leading(codec, configurations[packets.entry[n]], head)]
 
 
-def _heads(path: str, packets: Packets, numbers: npt.NDArray[np.int64]) -> dict[int, bytes]:
-    sizes = np.minimum(packets.size[numbers], _HEAD_BYTES).tolist()
+def _bringers(path: str, codec: str, configurations: Sequence[bytes], packets: Packets) -> dict[int, bytes]:
+    """Heads of packets that are no keyframes and bring parameter sets which the container does not have."""
+    others = np.flatnonzero(~packets.is_key)
+    few = others if len(others) <= _ALL_OF else others[np.linspace(0, len(others) - 1, _LOOKED_AT).astype(np.int64)]
+
+    def bringing(numbers: npt.NDArray[np.int64]) -> dict[int, bytes]:
+        first = _heads(path, packets, numbers, size=_FIRST_BYTES)
+        which = [n for n, head in first.items() if may_bring_sets(codec, configurations[packets.entry[n]], head)]
+        heads = _heads(path, packets, np.array(which, np.int64))
+        return {n: head for n, head in heads.items() if entry_of(codec, configurations[packets.entry[n]], head).sets}
+
+    found = bringing(few)
+    return bringing(others) if found and len(few) < len(others) else found
+
+
+def _heads(path: str, packets: Packets, numbers: npt.NDArray[np.int64], *, size: int = _HEAD_BYTES) -> dict[int, bytes]:
+    sizes = np.minimum(packets.size[numbers], size).tolist()
     heads = read_ranges(path, zip(packets.pos[numbers].tolist(), sizes, strict=True))
     return dict(zip(numbers.tolist(), heads, strict=True))
 
@@ -86,7 +106,8 @@ def _kinds(points: Mapping[int, EntryPoint]) -> dict[int, Kind]:
 def _without_sets(
     codec: str, configurations: Sequence[bytes], packets: Packets, heads: Mapping[int, bytes]
 ) -> Iterator[int]:
-    """Keyframes that rely on parameter sets of packets before them; ``heads``: of all keyframes."""
+    """Packets that rely on parameter sets of packets before them; ``heads``: of all keyframes, and of others that bring
+    any, in order."""
     sets, entry = None, -1
     for number, head in heads.items():
         if sets is None or packets.entry[number] != entry:

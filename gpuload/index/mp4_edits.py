@@ -61,7 +61,7 @@ def apply_edits(packets: Packets, edits: tuple[Edit, ...], *, shift: int, has_ct
             continue
         seen = True
         end = edit.media_time + edit.duration
-        first = _first_packet(packets.dts, cts, keys, edit.media_time)
+        first = _first_packet(packets.dts, cts, keys, edit.media_time, has_ctts=has_ctts)
         candidates = keys[np.searchsorted(keys, first) :]
         candidates = candidates[cts[candidates] + durations[candidates] >= end]
         # With composition offsets one keyframe more: leading pictures behind the first may belong to the edit.
@@ -85,11 +85,14 @@ def apply_edits(packets: Packets, edits: tuple[Edit, ...], *, shift: int, has_ct
     return Edited(number, dts, dts + shift + packets.ctts[number], np.concatenate(discards))
 
 
-def _first_packet(dts: Ints, cts: Ints, keys: Ints, media_time: int) -> int:
-    """The last keyframe that is decoded and presented no later than ``media_time``; any such packet; the first."""
+def _first_packet(dts: Ints, cts: Ints, keys: Ints, media_time: int, *, has_ctts: bool) -> int:
+    """The last keyframe that is decoded and presented no later than ``media_time``; without composition offsets any
+    such packet; the first."""
     early = keys[(dts[keys] <= media_time) & (cts[keys] <= media_time)]
     if len(early):
         return int(early[-1])
+    if has_ctts:
+        return 0
     anything = np.flatnonzero((dts <= media_time) & (cts <= media_time))
     return int(anything[-1]) if len(anything) else 0
 

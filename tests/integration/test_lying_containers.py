@@ -13,6 +13,7 @@ from av.video.frame import PictureType
 from gpuload.errors import DecodeError, VideoError
 from gpuload.index.load import load_index
 from gpuload.index.nal import units_of
+from gpuload.index.parameter_sets import configured_units
 from gpuload.video import Video
 from tests.integration.test_exact import assert_all_frames_exact
 from tests.integration.test_lying_files import patched, remuxed
@@ -288,3 +289,39 @@ def test_dropped_frames_of_avi(tmp_path: Path) -> None:
     video = Video(path)
     assert video.pts_s.tolist() == [number / 30 for number in (0, 1, 5, 6, 7)]
     assert [frame_number(picture.numpy()) for picture in video] == [0, 1, 5, 6, 7]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize(
+    ("codec", "frames", "every"), [("libx264", 30, 1000), ("libx265", 30, 1000), ("libx264", 400, 2)]
+)
+def test_parameter_sets_between_keyframes(tmp_path: Path, codec: str, frames: int, every: int, suffix: str) -> None:
+    """Packet 5, and every other one of a long file, brings another chroma offset, which stays: who begins at a later
+    keyframe must have seen it. Nothing but colours would be wrong, and nobody would complain."""
+    base = "log-level=error:keyint=10:min-keyint=10:open-gop=0:bframes=0"
+    params = (
+        ("x264-params", "chroma-qp-offset=10") if codec == "libx264" else ("x265-params", "cbqpoffs=10:crqpoffs=10")
+    )
+    mine, other = (
+        make_video(
+            tmp_path / f"{name}.mp4",
+            codec=codec,
+            gop=10,
+            frames=count,
+            tint=True,
+            options={"x265-params": base, "bf": "0"} | ({params[0]: f"{base}:{params[1]}"} if name == "other" else {}),
+        )
+        for name, count in (("mine", frames), ("other", 10))
+    )
+    name = {"libx264": "h264", "libx265": "hevc"}[codec]
+    with av.open(str(other)) as container:
+        extradata = bytes(container.streams.video[0].codec_context.extradata or b"")
+    units = map(bytes, configured_units(name, extradata))
+    pps = next(u for u in units if (u[0] & 31 == 8 if codec == "libx264" else u[0] >> 1 == 34))
+    pps = len(pps).to_bytes(4, "big") + pps
+    path = remuxed(
+        mine,
+        tmp_path / f"v{suffix}",
+        lambda n, data, key: ((pps + data) if not key and n % every == 5 % every else data, key),
+    )
+    assert_all_frames_exact(path)

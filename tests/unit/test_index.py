@@ -153,6 +153,33 @@ def test_edit_lists_agree_with_ffmpeg(tmp_path: Path, codec: str, bframes: str, 
     assert_as_demuxed(path)
 
 
+@pytest.mark.parametrize("edits", [None, [(5000, 1024)], [(5000, 512)], [(300, 512 * 3)], [(500, -1), (5000, 700)]])
+@pytest.mark.parametrize("first", [3, 8])
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", {"bf": "0"}),
+        ("libx264", {"x264-params": "open-gop=1:bframes=2:b-adapt=0"}),
+        ("libx265", {"x265-params": "log-level=error:keyint=8:min-keyint=8:bframes=3"}),
+    ],
+)
+def test_edit_lists_of_files_that_begin_elsewhere(
+    tmp_path: Path, codec: str, options: dict[str, str], first: int, edits: list[tuple[int, int]] | None
+) -> None:
+    """Packet ``first`` is within a GOP, or one that leading pictures follow."""
+    path = tmp_path / "cut.mp4"
+    with (
+        av.open(str(make_video(tmp_path / "v.mp4", codec=codec, gop=8, frames=40, options=options))) as old,
+        av.open(str(path), "w") as new,
+    ):
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for number, packet in enumerate(packet for packet in old.demux(video=0) if packet.size):
+            if number >= first:
+                packet.stream = stream
+                new.mux(packet)
+    assert_as_demuxed(path if edits is None else with_edits(path, edits))
+
+
 def test_pictures_that_edits_give_the_same_time_come_in_ffmpegs_order(tmp_path: Path) -> None:
     path = make_video(tmp_path / "v.mp4", frames=12, gop=3, options={"bf": "2"})
     path = with_edits(path, [(300, 512 * 4), (233, 512 * 11)])
