@@ -7,6 +7,11 @@ if TYPE_CHECKING:
     import torch
 
 
+MATRICES = frozenset({0, 1, 2, 4, 5, 6, 7, 9})
+"""Colour matrices that FFmpeg's swscale converts (ISO/IEC 23091-2): not YCgCo, ICtCp, constant luminance, and what is
+derived from the primaries."""
+
+
 @dataclass(frozen=True, slots=True)
 class PictureForm:
     """What the samples of a picture mean. Pictures of equal form can be converted by one kernel launch."""

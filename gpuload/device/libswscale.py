@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
+from gpuload.picture import MATRICES
+
 BILINEAR = 2
 """SWS_BILINEAR, PyAV's default; without scaling it decides nothing."""
 ACCURATE_ROUNDING = 0x40000
@@ -117,8 +119,9 @@ class PlanarScalers:
         self._scalers: dict[tuple[int, int, int, bool], PlanarScaler] = {}
 
     def of(self, picture: av.VideoFrame) -> PlanarScaler | None:
-        """None where PyAV's reformatter has to do it: not 8-bit 4:2:0, an odd height, interlaced, rows without room to
-        be read in whole vectors, or no library to call.
+        """None where PyAV's reformatter has to do it, or refuse it: not 8-bit 4:2:0, an odd height, interlaced, rows
+        without room to be read in whole vectors, a matrix that this interface of swscale takes for another, or no
+        library to call.
 
         Only the unscaled 4:2:0 path is taken from here: it takes the nearest chroma sample, so that the chroma
         location, which PyAV does not show, decides nothing.
@@ -138,7 +141,7 @@ class PlanarScalers:
         scaler = self._scalers.get(key)
         if scaler is None:
             found = _libraries()
-            if found is None:
+            if found is None or int(picture.colorspace) not in MATRICES:
                 return None
             scaler = self._scalers[key] = PlanarScaler(found[0], found[1][:2], picture, full)
         return scaler

@@ -117,7 +117,11 @@ class SwscaleConverter:
             return self._scratch[:, :, : picture.width]
         # Never gbrp by PyAV: of 4:2:0 and 4:2:2 swscale leaves garbage in the last columns of some widths, rounds odd
         # heights otherwise than rgb24, and deep pictures too.
-        plane = self._reformatter.reformat(picture, format="rgb24", threads=1).planes[0]
+        try:
+            plane = self._reformatter.reformat(picture, format="rgb24", threads=1).planes[0]
+        except OSError as error:  # FFmpegError too is one
+            what = f"{picture.format.name}, colour matrix {int(picture.colorspace)}"
+            raise DecodeError(f"FFmpeg does not convert such pictures to RGB ({what}): {error}") from error
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
         pixels = rows[: picture.height, : picture.width * 3].reshape(picture.height, picture.width, 3)
         return pixels.transpose(2, 0, 1)

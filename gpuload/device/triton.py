@@ -2,11 +2,9 @@
 
 import torch
 
-from gpuload.picture import PictureForm
+from gpuload.errors import DecodeError
+from gpuload.picture import MATRICES, PictureForm
 from gpuload.transform import SlotForm
-
-MATRICES = frozenset({0, 1, 2, 4, 5, 6, 7, 9, 10})
-"""What the kernels know; swscale too takes every other number as BT.601, so both paths do the same."""
 
 
 class DepthTables:
@@ -29,31 +27,40 @@ def convert_pictures(table: torch.Tensor, form: PictureForm, slot: SlotForm, dep
     planes, their strides in bytes, address of the slot, crop top, crop left, flip) writes one slot.
 
     Raises:
-        ValueError: the kernel does not know the picture's format.
+        DecodeError: the kernel does not know the picture's format, or swscale would not convert its colours either.
     """
     # Here and not above: Triton looks for a GPU while it is imported, and nobody needs it without one.
     from gpuload_kernels import convert
     from gpuload_kernels import depth as depth_kernel
 
     if slot.depth is not None:
-        depth_kernel.launch(
-            table[:, 0:7:3].contiguous(),
-            depth.of(slot),
+        try:
+            depth_kernel.launch(
+                table[:, 0:7:3].contiguous(),
+                depth.of(slot),
+                pixel_format=form.pixel_format,
+                width=form.width,
+                height=form.height,
+                rotation=form.rotation,
+            )
+        except ValueError as error:
+            raise DecodeError(f"no kernel takes such pictures of depth ({error}); use device='cpu'") from error
+        return
+    if form.matrix not in MATRICES:
+        raise DecodeError(f"FFmpeg does not convert colour matrix {form.matrix} to RGB, and so the kernels do not")
+    try:
+        source = convert.Source(
             pixel_format=form.pixel_format,
             width=form.width,
             height=form.height,
+            # RGB that is subsampled is none: swscale takes it for BT.601.
+            matrix=form.matrix or (0 if "444" in form.pixel_format else 2),
+            full_range=form.full_range,
+            chroma_location=form.chroma_location,
             rotation=form.rotation,
         )
-        return
-    source = convert.Source(
-        pixel_format=form.pixel_format,
-        width=form.width,
-        height=form.height,
-        matrix=form.matrix if form.matrix in MATRICES else 2,
-        full_range=form.full_range,
-        chroma_location=form.chroma_location,
-        rotation=form.rotation,
-    )
+    except ValueError as error:
+        raise DecodeError(f"no kernel takes such pictures ({error}); use device='cpu'") from error
     crop_height, crop_width = slot.crop or slot.shown
     target = convert.Target(
         height=slot.height,

@@ -65,10 +65,6 @@ class Finisher:
                 f"{self.device} is out of memory while batch {batch.number} is made ({str(error).splitlines()[0]}); "
                 "lower device_cache_bytes, the batch size or the transform's size"
             ) from error
-        except ValueError as error:
-            raise DecodeError(
-                f"batch {batch.number}: no kernel takes its pictures ({error}); use device='cpu'"
-            ) from error
         except RuntimeError as error:  # torch's AcceleratorError, and Triton's own
             raise DeviceError(f"{self.device} failed while batch {batch.number} is made: {error}") from error
         except subprocess.CalledProcessError as error:
@@ -114,7 +110,10 @@ class Finisher:
         table = table_host.to(self.device, non_blocking=True)
         begin = 0
         for (form, slot, _), part in zip(launches, rows, strict=True):
-            convert_pictures(table[begin : begin + len(part)], form, slot, self._depth)
+            try:
+                convert_pictures(table[begin : begin + len(part)], form, slot, self._depth)
+            except DecodeError as error:
+                raise DecodeError(f"batch {batch.number}, {slot.key}: {error}") from error
             begin += len(part)
         for picture in staged.found.values():
             if isinstance(picture, DevicePicture):

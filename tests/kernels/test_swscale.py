@@ -7,6 +7,10 @@ import pytest
 import torch
 from gpuload_kernels.forms import Source, Target
 
+from gpuload.device.triton import DepthTables, convert_pictures
+from gpuload.errors import DecodeError
+from gpuload.picture import PictureForm
+from gpuload.transform import slot_form
 from tests.kernels.slots import Job, convert_one
 
 WIDTH, HEIGHT = 128, 96
@@ -53,3 +57,30 @@ def test_swscale_differs_by_its_own_truncation(
     error = np.abs(ours - theirs)
     assert error.mean() <= mean_bound
     assert error.max() <= max_bound
+
+
+# 0 is RGB, which subsampled samples cannot be; in 4:4:4 NVDEC's planes are G, B and R then, and FFmpeg's are called gbrp.
+@pytest.mark.parametrize(
+    ("name", "matrix", "max_bound"),
+    [*(("yuv420p", matrix, 6) for matrix in range(18)), *(("yuv444p", matrix, 2) for matrix in range(1, 18))],
+)
+def test_matrices_are_taken_or_refused_as_by_swscale(
+    name: str, matrix: int, max_bound: float, device: torch.device
+) -> None:
+    frame = smooth_frame(name)
+    frame.colorspace = matrix
+    planes = [torch.from_numpy(plane.copy()).to(device) for plane in planes_of(frame, np.uint8)]
+    slot = torch.zeros((3, HEIGHT, WIDTH), dtype=torch.uint8, device=device)
+    addresses = [plane.data_ptr() for plane in planes]
+    row = [*addresses, *(plane.stride(0) for plane in planes), slot.data_ptr(), 0, 0, 0]
+    table = torch.tensor([row], dtype=torch.int64, device=device)
+    form = PictureForm(name, WIDTH, HEIGHT, matrix=matrix, full_range=False, chroma_location=0)
+    target = slot_form(None, key="camera", channels=3, height=HEIGHT, width=WIDTH, dtype="uint8")
+    try:
+        theirs = frame.to_ndarray(format="rgb24").transpose(2, 0, 1).astype(int)
+    except OSError:
+        with pytest.raises(DecodeError, match=f"matrix {matrix}"):
+            convert_pictures(table, form, target, DepthTables(device))
+    else:
+        convert_pictures(table, form, target, DepthTables(device))
+        assert np.abs(slot.cpu().numpy().astype(int) - theirs).max() <= max_bound

@@ -12,6 +12,7 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from gpuload.device.libswscale import PlanarScalers, swscale_path
 from gpuload.device.swscale import SwscaleConverter
+from gpuload.errors import DecodeError
 from gpuload.transform import SlotForm, Transform, pack_view, slot_form
 
 GUARD = 4096
@@ -44,6 +45,24 @@ def test_pixels_are_those_of_rgb24(form: str, width: int, height: int, matrix: i
     slot = np.zeros((3, height, width), np.uint8)
     SwscaleConverter().convert(frame, slot, 0, form_of(slot))
     assert np.array_equal(slot, packed(frame))
+
+
+@pytest.mark.parametrize("matrix", range(18))
+@pytest.mark.parametrize("form", ["yuv420p", "yuv444p", "yuv420p10le"])
+def test_a_matrix_is_converted_or_refused_as_by_ffmpeg(form: str, matrix: int) -> None:
+    frame = picture(form, 64, 48, matrix, ColorRange.MPEG)
+    if form.endswith("10le"):
+        for plane in frame.planes:
+            plane.update((np.frombuffer(memoryview(plane), "<u2") & 1023).tobytes())
+    slot = np.zeros((3, 48, 64), np.uint8)
+    try:
+        wanted = packed(frame)
+    except OSError:
+        with pytest.raises(DecodeError, match=f"colour matrix {matrix}"):
+            SwscaleConverter().convert(frame, slot, 0, form_of(slot))
+    else:
+        SwscaleConverter().convert(frame, slot, 0, form_of(slot))
+        assert np.array_equal(slot, wanted)
 
 
 @pytest.mark.parametrize("color_range", [ColorRange.MPEG, ColorRange.JPEG])
