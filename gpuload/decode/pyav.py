@@ -80,6 +80,8 @@ class PyavDecoder:
         if not stream.in_order and stream.codec in CODECS and is_sliced(stream.codec, extradata, run.packets[0]):
             settling = Settling(lambda frame: self._spoils(frame, stream, run, missing))
         brings_sets = stream.codec in CODECS
+        is_entering = not run.first
+        shown: int | None = -1
         stopped, self._number = self._number, run.first
         try:
             for index, data in enumerate(run.packets):
@@ -113,12 +115,18 @@ class PyavDecoder:
                 # PNG and its like add a picture to the one before unless they are told that it stands alone.
                 packet.is_keyframe = not index
                 frames = kept.fed(stream, number, packet)
+                if frames and is_entering and fed is not None:
+                    while len(fed) > 1 and fed[0] != frames[0].pts:
+                        fed.popleft()  # a file that begins at no random access point: they were not right yet
+                is_entering = is_entering and not frames
                 if refused is not None and number == stopped and not kept.has_complained:
                     raise refused
                 _check_order(stream, fed, frames)
                 if settling is not None:
                     frames = settling.settle(frames)
                 for frame in frames:  # as _shown does, without a generator a packet
+                    if frame.pts == shown:
+                        raise failed(stream, number, "two pictures came out of one packet; re-mux the file")
                     shown = frame.pts
                     if shown not in missing or frame.is_corrupt or doubtful:
                         yield from self._shown(stream, run, [frame], missing)

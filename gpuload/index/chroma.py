@@ -31,9 +31,10 @@ def chroma_location(codec: str, extradata: bytes) -> int:
 
 def may_interlace(codec: str, extradata: bytes) -> bool:
     """Whether pictures may be interlaced: their chroma rows then belong to fields. Never raises."""
-    if codec == "h264":
+    if codec in ("h264", "hevc"):
         try:
-            return h264_sps(sps_payload(codec, configured_units(codec, extradata))).may_interlace
+            payload = sps_payload(codec, configured_units(codec, extradata))
+            return (h264_sps(payload) if codec == "h264" else hevc_sps(payload)).may_interlace
         except (EOFError, ValueError):  # its sets are in the packets: nearly all such streams are progressive
             return False
     return codec in _INTERLACED

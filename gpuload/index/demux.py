@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 from gpuload.errors import VideoError
 from gpuload.index import frame_headers
 from gpuload.index.chroma import chroma_location
-from gpuload.index.keyframes import false_keyframes, point_of
+from gpuload.index.keyframes import false_keyframes, hidden_at_start, point_of
 from gpuload.index.nal import CODECS, Kind, is_decodable_leading, may_bring_sets
 from gpuload.index.parameter_sets import ParameterSets
 from gpuload.index.reorder import LOOKED_AT, is_reordered
@@ -41,6 +41,9 @@ class _Seen:
     pts: list[int | None] = field(default_factory=list)
     dts: list[int | None] = field(default_factory=list)
     flags: list[int] = field(default_factory=list)
+    entry: list[int] = field(default_factory=list)
+    configurations: list[bytes] = field(default_factory=list)
+    """What ``entry`` names: the codec's extradata, and what packets bring in its stead (FLV)."""
     contiguous: bool = True
     kinds: dict[int, Kind] = field(default_factory=dict)
     """Of keyframes of codecs whose packets tell."""
@@ -73,6 +76,8 @@ def demux_index(path: str | Path) -> VideoIndex:
                 seen = _demux(container, stream, file)
             if not seen.size:
                 raise VideoError(f"{path}: the video stream has no packets; write the file again")
+            if len(seen.configurations) > 256:
+                raise VideoError(f"{path}: changes its codec's configuration more than 255 times; re-encode it")
             if seen.first is None:
                 raise VideoError(f"{path}: FFmpeg could not decode one of its {len(seen.size)} packets; re-encode it")
             context = stream.codec_context
@@ -88,6 +93,8 @@ def demux_index(path: str | Path) -> VideoIndex:
         raise VideoError(f"{path}: FFmpeg does not tell its pixel format; re-encode it")
     flags = np.array(seen.flags, np.uint8)
     flags[[*false_keyframes(seen.kinds, flags & KEYFRAME != 0), *seen.without_sets]] &= ~np.uint8(KEYFRAME)
+    if codec == "h264" and flags[0] & KEYFRAME and seen.kinds.get(0) in ("gradual", "none"):
+        flags[hidden_at_start(path, len(flags))] |= DISCARD
     if untimed:
         pts, shown = _times_by_decoding(path, len(flags))
         if (np.diff(pts[shown]) > 0).all() and _is_ascending(seen.dts):  # with gaps where frames were dropped
@@ -99,6 +106,9 @@ def demux_index(path: str | Path) -> VideoIndex:
     else:
         pts = np.array(seen.pts, np.int64)
         dts = _without_gaps(seen.dts, pts)
+    key_times = pts[flags & (KEYFRAME | DISCARD) == KEYFRAME]
+    if (np.diff(key_times) <= 0).any():
+        raise VideoError(f"{path}: its times begin anew in the middle (several files in one?); re-mux or re-encode it")
     frame_packet, frame_start = frame_tables(pts, flags, path, alone=seen.alone)
     return VideoIndex(
         path=path,
@@ -111,14 +121,14 @@ def demux_index(path: str | Path) -> VideoIndex:
         color=color,
         chroma_location=chroma_location(codec, extradata),
         time_base=time_base,
-        extradata=(extradata,),
+        extradata=tuple(seen.configurations),
         contiguous=seen.contiguous,
         pos=np.array(seen.pos, np.int64),
         size=np.array(seen.size, np.int32),
         pts=pts,
         dts=dts,
         flags=flags,
-        entry=np.zeros(len(flags), np.uint8),
+        entry=np.array(seen.entry, np.uint8),
         frame_packet=frame_packet,
         frame_start=frame_start,
     )
@@ -137,9 +147,16 @@ def _demux(container: InputContainer, stream: VideoStream, file: BinaryIO) -> _S
     seen = _Seen()
     codec, extradata = stream.codec_context.codec.canonical_name, bytes(stream.codec_context.extradata or b"")
     sets = ParameterSets(codec, extradata) if codec in CODECS else None
+    seen.configurations.append(extradata)
     for packet in container.demux(stream):
         if not packet.size:
             continue
+        if packet.has_sidedata("new_extradata"):
+            extradata = bytes(packet.get_sidedata("new_extradata"))
+            sets = ParameterSets(codec, extradata) if codec in CODECS else None
+            if extradata not in seen.configurations:
+                seen.configurations.append(extradata)
+        seen.entry.append(seen.configurations.index(extradata))
         if seen.first is None:
             seen.first = _picture(stream, packet)
         position = None

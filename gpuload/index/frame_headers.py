@@ -36,12 +36,15 @@ def frame_size(codec: str, packet: bytes | memoryview) -> tuple[int, int]:
 
 
 def _is_av1_key(data: bytes) -> bool | None:
-    """By the first frame's header (AV1 5.3.2, 5.9.2); None: there is none."""
+    """By the first frame's header (AV1 5.3.2, 5.9.2), and by the sequence header that must come before it (7.5); None:
+    there is no frame."""
+    has_header = False
     for kind, body in _av1_units(data):
+        has_header |= kind == _SEQUENCE_HEADER
         if kind in _FRAMES:
             bits = Bits(body[:1])
             shows_another = bits.u(1)  # show_existing_frame
-            return not shows_another and bits.u(2) == 0
+            return not shows_another and bits.u(2) == 0 and has_header
     return None
 
 

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import av
 import numpy as np
 import numpy.typing as npt
+from av.video.stream import VideoStream
 
+from gpuload.errors import VideoError
 from gpuload.index import frame_headers
 from gpuload.index.mp4_boxes import Packets
 from gpuload.index.nal import CODECS, EntryPoint, Kind, entry_of, is_decodable_leading, may_bring_sets
@@ -17,6 +20,8 @@ _LOOKED_AT = 16
 """Of others: who writes a wrong table does so again and again. The decoder looks at all."""
 _HEAD_BYTES = 4096
 """Of a packet: its first slice begins before that, or it is believed."""
+_SETTLED = 64
+"""Pictures: twice as many as a decoder holds back for their order."""
 _FIRST_BYTES = 16
 """Of a packet: they say whether it begins with a slice."""
 
@@ -76,6 +81,38 @@ def decodable_leading(
     leading = first + np.flatnonzero(times[first:last] < times[first])
     heads = _heads(path, packets, leading)
     return [n for n, head in heads.items() if is_decodable_leading(codec, configurations[packets.entry[n]], head)]
+
+
+def hidden_at_start(path: str, count: int) -> list[int]:
+    """Of the ``count`` packets of an H.264 file that begins at no random access point: those whose pictures FFmpeg's
+    decoder holds back, because they are not right yet.
+
+    Raises:
+        VideoError: FFmpeg cannot read the file.
+    """
+    shown: set[int] = set()
+    try:
+        with av.open(path) as container:
+            stream = container.streams.best("video")
+            assert isinstance(stream, VideoStream)
+            context = stream.codec_context
+            context.thread_count = 1
+            number = 0
+            for packet in container.demux(stream):
+                if packet.size:
+                    packet.pts = packet.dts = number
+                    number += 1
+                try:
+                    shown.update(frame.pts or 0 for frame in context.decode(packet if packet.size else None))
+                except av.InvalidDataError:
+                    continue
+                if len(shown) > _SETTLED or not packet.size:
+                    break
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(f"{path}: FFmpeg cannot read it: {error}") from error
+    # What was fed last may still be inside the decoder.
+    end = count if number >= count else max(number - _SETTLED // 2, 0)
+    return [number for number in range(end) if number not in shown] if shown else []
 
 
 def _bringers(path: str, codec: str, configurations: Sequence[bytes], packets: Packets) -> dict[int, bytes]:

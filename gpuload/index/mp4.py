@@ -1,5 +1,6 @@
 """The index of an MP4 or MOV file, read from its tables: a few kilobytes, whatever the size of the video."""
 
+import logging
 import math
 import os
 from dataclasses import dataclass, fields, replace
@@ -10,7 +11,7 @@ import numpy as np
 
 from gpuload.errors import VideoError
 from gpuload.index.chroma import chroma_location
-from gpuload.index.keyframes import decodable_leading, real_keyframes
+from gpuload.index.keyframes import decodable_leading, hidden_at_start, point_of, real_keyframes
 from gpuload.index.mp4_boxes import (
     MAX_PACKETS,
     Box,
@@ -34,6 +35,8 @@ from gpuload.index.nal import CODECS
 from gpuload.index.picture_size import HEAD_BYTES, coded_size
 from gpuload.index.reorder import LOOKED_AT, is_reordered, read_ranges
 from gpuload.index.video import DISCARD, KEYFRAME, VideoIndex, frame_tables
+
+logger = logging.getLogger(__name__)
 
 _MOST_OFFSET = 1 << 28
 """Ticks: FFmpeg ignores tables with larger ones."""
@@ -108,6 +111,10 @@ def _build_index(
         cts, packets = np.concatenate([cts, media]), _join([packets, added])
     if not len(packets.pos):
         raise damaged(path, "the video track has no packets")
+    if (packets.size == 0).any():  # FFmpeg's decoders get none of these
+        filled = np.flatnonzero(packets.size)
+        packets, cts = _take(packets, filled), cts[filled]
+        edited = Edited(*(getattr(edited, one.name)[filled] for one in fields(Edited)))
     _check_ranges(packets, size_bytes, len(track.entries), path)
     entry = track.entries[0]
     used = {track.entries[i].codec for i in np.unique(packets.entry)}
@@ -120,6 +127,9 @@ def _build_index(
         if is_reordered(entry.codec, entry.extradata, read_ranges(path, first)):
             raise untold(path, "no times of reordered pictures", len(track.entries))
     flags = (is_key * KEYFRAME | edited.is_discarded * DISCARD).astype(np.uint8)
+    head = _first_bytes(path, packets)
+    if is_key[0] and entry.codec == "h264" and point_of("h264", entry.extradata, head).kind in ("gradual", "none"):
+        flags[hidden_at_start(path, len(flags))] |= DISCARD
     # Leading pictures are told by media time: an edit list gives the packets that it discards arbitrary times.
     alone = decodable_leading(path, entry.codec or "", configurations, replace(packets, is_key=is_key), cts)
     frame_packet, frame_start = frame_tables(cts, flags, path, alone=alone)
@@ -127,7 +137,9 @@ def _build_index(
     codec, pixel_format = entry.codec, entry.pixel_format
     if not codec or not pixel_format:
         codec, pixel_format = ask_ffmpeg(path)
-    width, height = _size(path, codec, entry, packets)
+    width, height = entry.width, entry.height
+    if coded_size(codec, entry.extradata, head) != (width, height):
+        width, height = ask_for_size(path) or (width, height)
     return VideoIndex(
         path=path,
         stream=track.stream,
@@ -152,12 +164,9 @@ def _build_index(
     )
 
 
-def _size(path: str, codec: str, entry: Entry, packets: Packets) -> tuple[int, int]:
-    """Width and height of pictures as FFmpeg decodes them, whatever the sample description says."""
-    told = entry.width, entry.height
+def _first_bytes(path: str, packets: Packets) -> bytes:
     first = int(packets.pos[0]), min(int(packets.size[0]), HEAD_BYTES)
-    head = next(iter(read_ranges(path, [first])), b"")
-    return told if coded_size(codec, entry.extradata, head) == told else ask_for_size(path) or told
+    return next(iter(read_ranges(path, [first])), b"")
 
 
 def _read_track(moov: memoryview, size_bytes: int, path: str) -> _Track:
@@ -319,7 +328,11 @@ def _read_fragments(moov: memoryview, fragments: list[Box], track: _Track, size_
             raise untold(path, "fragments that overlap in time", len(track.entries))  # FFmpeg discards what comes again
         room -= sum(len(run.pos) for run in more)
         runs.extend(more)
-    return _join([_take(track.packets, np.empty(0, np.int64)), *runs])
+    added = _join([_take(track.packets, np.empty(0, np.int64)), *runs])
+    whole = (added.pos >= 0) & (added.pos + added.size <= size_bytes)
+    if not whole.all():  # fragments are there so that a recording that ends in the middle is not lost
+        logger.warning("%s: %d packets of its last fragment were not written and are left out", path, (~whole).sum())
+    return _take(added, np.flatnonzero(whole))
 
 
 def _join(parts: list[Packets]) -> Packets:

@@ -1,5 +1,6 @@
 """Boxes of an ISO base media file (MP4, MOV): finding them, and reading their tables without trusting a count."""
 
+import logging
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuload.errors import VideoError
+
+logger = logging.getLogger(__name__)
 
 MAX_PACKETS = 1 << 24
 """155 hours at 30 frames a second: a table that asks for more is damaged."""
@@ -82,6 +85,9 @@ def top_level_boxes(file: BinaryIO, size_bytes: int, path: str) -> Iterator[Box]
             yield Box(kind, offset, memoryview(b""))
         elif kind in (b"moov", b"moof"):
             if offset + size > size_bytes:
+                if kind == b"moof" and total:
+                    logger.warning("%s: its last fragment was not finished and is left out", path)
+                    return
                 raise damaged(path, f"box {kind!r} at byte {offset} needs {size} bytes, the file ends at {size_bytes}")
             total += size
             if total > _MAX_METADATA_BYTES:
@@ -96,7 +102,7 @@ def children(body: memoryview, path: str) -> list[Box]:
     """Boxes inside a box, in order.
 
     Raises:
-        VideoError: a child does not fit into its parent.
+        VideoError: a child is smaller than its head.
     """
     found: list[Box] = []
     offset = 0
@@ -109,8 +115,9 @@ def children(body: memoryview, path: str) -> list[Box]:
             if kind == b"\0\0\0\0":
                 break  # QuickTime ends some atoms with four zero bytes
             size = len(body) - offset
-        if size < head or size > len(body) - offset:
-            raise damaged(path, f"box {kind!r} of {size} bytes does not fit the {len(body) - offset} around it")
+        if size < head:
+            raise damaged(path, f"box {kind!r} has the impossible size {size}")
+        size = min(size, len(body) - offset)  # as FFmpeg: what a table lacks then is told when it is read
         found.append(Box(kind, -1, body[offset + head : offset + size]))
         offset += size
     return found

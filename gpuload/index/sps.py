@@ -26,6 +26,8 @@ class H264Sps(NamedTuple):
 class HevcSps(NamedTuple):
     """What is read of a ``seq_parameter_set_rbsp`` (ITU-T H.265 7.3.2.2)."""
 
+    may_interlace: bool
+    """``general_interlaced_source_flag`` is 1, ``general_progressive_source_flag`` 0."""
     chroma_location: int
     """AVChromaLocation; 0: it does not say."""
     width: int
@@ -81,7 +83,7 @@ def hevc_sps(payload: bytes) -> HevcSps:
         EOFError, ValueError: it is truncated or damaged.
     """
     bits = Bits(payload)
-    more_layers = _hevc_head(bits)
+    more_layers, may_interlace = _hevc_head(bits)
     bits.ue()
     chroma_format = at_most(bits.ue(), 3)
     bits.u(chroma_format == 3)
@@ -105,7 +107,7 @@ def hevc_sps(payload: bytes) -> HevcSps:
         for _ in range(at_most(bits.ue(), 32)):
             bits.u(order_bits + 1)
     bits.u(2)
-    return HevcSps(_vui_location(bits) if bits.u(1) else 0, width, height)
+    return HevcSps(may_interlace, _vui_location(bits) if bits.u(1) else 0, width, height)
 
 
 def hevc_sps_id(payload: bytes) -> int:
@@ -115,13 +117,13 @@ def hevc_sps_id(payload: bytes) -> int:
     return bits.ue()
 
 
-def _hevc_head(bits: Bits) -> int:
-    """Skips what is in front of the set's number; ``sps_max_sub_layers_minus1``."""
+def _hevc_head(bits: Bits) -> tuple[int, bool]:
+    """Skips what is in front of the set's number; ``sps_max_sub_layers_minus1``, and whether the source may be
+    interlaced."""
     bits.u(4)
     more_layers = at_most(bits.u(3), 6)
     bits.u(1)
-    _skip_profile_tier_level(bits, more_layers)
-    return more_layers
+    return more_layers, _profile_tier_level(bits, more_layers)
 
 
 def _vui_location(bits: Bits) -> int:
@@ -149,13 +151,16 @@ def _skip_h264_scaling_list(bits: Bits, size: int) -> None:
             return
 
 
-def _skip_profile_tier_level(bits: Bits, more_layers: int) -> None:
-    """ITU-T H.265 7.3.3, with profilePresentFlag 1."""
-    bits.u(88 + 8)
+def _profile_tier_level(bits: Bits, more_layers: int) -> bool:
+    """ITU-T H.265 7.3.3, with profilePresentFlag 1: whether it says that the source is interlaced."""
+    bits.u(8 + 32)
+    is_progressive, is_interlaced = bits.u(1), bits.u(1)
+    bits.u(46 + 8)
     present = [(bits.u(1), bits.u(1)) for _ in range(more_layers)]
     bits.u(2 * (8 - more_layers) if more_layers else 0)
     for has_profile, has_level in present:
         bits.u(88 * has_profile + 8 * has_level)
+    return bool(is_interlaced and not is_progressive)
 
 
 def _skip_hevc_scaling_lists(bits: Bits) -> None:

@@ -59,7 +59,7 @@ def test_swscale_differs_by_its_own_truncation(
     assert error.max() <= max_bound
 
 
-# 0 is RGB, which subsampled samples cannot be; in 4:4:4 NVDEC's planes are G, B and R then, and FFmpeg's are called gbrp.
+# 0 is RGB, which subsampled samples cannot be; in 4:4:4 NVDEC's planes are G, B, R then, and FFmpeg's are called gbrp.
 @pytest.mark.parametrize(
     ("name", "matrix", "max_bound"),
     [*(("yuv420p", matrix, 6) for matrix in range(18)), *(("yuv444p", matrix, 2) for matrix in range(1, 18))],
