@@ -6,8 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
-ATTEMPTS = 6
-"""Patiences tried to fit a budget: each halves their range, on a log scale."""
+ATTEMPTS = 8
+"""Patiences tried to fit a budget, by each rule: each halves their range, on a log scale."""
+STAGGER, GOLDEN = 0.8, 0.6180339887498949
+"""How much shorter the first group of a GOP may be than the others, and the ratio that spreads this among GOPs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,9 +70,8 @@ def group_frames(
 ) -> DecodePlan:
     """Groups wanted frames so that each GOP is decoded once, if the budget allows.
 
-    Otherwise the pictures that would wait longest for the least are let go, and their GOP is decoded again when it is
-    wanted again: a GOP's uses are parted where (samples to wait) x (part of its uses left) exceeds a patience that is
-    made as large as the budget allows.
+    Otherwise a GOP's uses are parted, and it is decoded again for each part: by the one of two rules that decodes less
+    (``_Waits``), with a patience that is made as large as the budget allows.
 
     Args:
         file: ``[n, S]`` file of each slot's frame; -1: it is missing, and the slot's packet and start mean nothing.
@@ -80,23 +81,35 @@ def group_frames(
         picture_bytes: ``[F]`` bytes of a kept picture of each file.
         budget_bytes: of pictures that wait for a later batch.
     """
-    plan = _group(file, packet, start, patience=None, batch_size=batch_size, picture_bytes=picture_bytes)
+    plan = _group(file, packet, start, parts=None, batch_size=batch_size, picture_bytes=picture_bytes)
     if plan.peak_bytes <= budget_bytes:
         return plan
-    attempt = _Attempts(file, packet, start, batch_size=batch_size, picture_bytes=picture_bytes)
-    low, high, patience = 0.0, np.log2(len(file) + 1.0), 0.0
-    for _ in range(ATTEMPTS):
-        middle = (low + high) / 2
-        if attempt.peak_bytes(2**middle) <= budget_bytes:
-            low, patience = middle, 2**middle
-        else:
-            high = middle
-    plan = _group(file, packet, start, patience=patience, batch_size=batch_size, picture_bytes=picture_bytes)
+    attempts = _Attempts(file, packet, start, batch_size=batch_size, picture_bytes=picture_bytes)
+    waits, found = attempts.waits, list[tuple[int, npt.NDArray[np.bool_]]]()
+    for rule in (waits.where_dear, waits.where_old):
+        low, high = 0.0, np.log2(len(file) + 1.0)
+        best = rule(0.0)
+        for _ in range(ATTEMPTS):
+            middle = (low + high) / 2
+            opens = rule(2**middle)
+            if attempts.peak_bytes(opens) <= budget_bytes:
+                low, best = middle, opens
+            else:
+                high = middle
+        found.append((attempts.frames_decoded(best), best))
+    _, best = min(found, key=lambda one: one[0])
+    parts = waits.parts(best)
+    plan = _group(file, packet, start, parts=parts, batch_size=batch_size, picture_bytes=picture_bytes)
     return replace(plan, limited=True)
 
 
 class _Waits:
-    """Uses of GOPs, sorted by GOP and position, and how long each would have been waited for."""
+    """Uses of GOPs, sorted by GOP and position, and two rules of where to begin another group of the same GOP.
+
+    ``where_dear``: where (samples to wait) x (part of its uses left) exceeds the patience. What is kept is most of it
+    gone by then: best where the budget nearly suffices, but it leaves the budget unused long before.
+    ``where_old``: where the group is older than the patience. That keeps equally much at any time.
+    """
 
     def __init__(self, gop: Ints, position: Ints, *, batch_size: int) -> None:
         self.order = np.argsort(gop, kind="stable")  # positions ascend
@@ -105,34 +118,61 @@ class _Waits:
         ends = np.append(np.flatnonzero(self._first)[1:], len(gop))
         uses = np.diff(np.append(np.flatnonzero(self._first), len(gop)))
         left = (np.repeat(ends, uses) - np.arange(len(gop))) / np.repeat(uses, uses)
+        self._batch_size, batch = batch_size, self.position // batch_size
         self._price = np.diff(self.position, prepend=0) * left
-        self._price[np.diff(self.position // batch_size, prepend=-1) == 0] = 0.0  # nothing is kept within a batch
+        self._price[np.diff(batch, prepend=-1) == 0] = 0.0  # nothing is kept within a batch
+        self._place = self.gop << 32 | batch
+        # Else the groups of all GOPs would be oldest, and their pictures most, at the same time.
+        self._age = np.where(self._first, 1.0 - STAGGER * (self.gop * GOLDEN % 1.0), 1.0)
 
-    def opens(self, patience: float) -> npt.NDArray[np.bool_]:
+    def where_dear(self, patience: float) -> npt.NDArray[np.bool_]:
         """Which uses begin another group: those to which waiting costs more than ``patience``."""
         opens: npt.NDArray[np.bool_] = self._first | (self._price > patience)
         return opens
 
+    def where_old(self, patience: float) -> npt.NDArray[np.bool_]:
+        """Which uses begin another group: those that come more than ``patience`` samples after the group's first."""
+        batches = (patience / self._batch_size * self._age).astype(np.int64)
+        following = np.searchsorted(self._place, self._place + batches, side="right")
+        opens = self._first.copy()
+        begun = np.flatnonzero(opens)
+        while len(begun):  # the next group of every GOP at once
+            after = following[begun]
+            after = after[after < len(opens)]
+            begun = after[~opens[after]]
+            opens[begun] = True
+        return opens
+
+    def parts(self, opens: npt.NDArray[np.bool_]) -> Ints:
+        """The group of each use, in the order in which they were given."""
+        parts = np.empty(len(opens), np.int64)
+        parts[self.order] = np.cumsum(opens) - 1
+        return parts
+
 
 class _Attempts:
-    """What plans of different patience would keep, without making them: what is sorted is sorted once."""
+    """What plans would keep and decode, without making them: what is sorted is sorted once."""
 
     def __init__(self, file: Ints, packet: Ints, start: Ints, *, batch_size: int, picture_bytes: Ints) -> None:
-        _, position, file_, packet_, gop = _uses(file, packet, start)
-        self._waits = _Waits(gop, position, batch_size=batch_size)
+        slots, position, file_, packet_, gop = _uses(file, packet, start)
+        self.waits = _Waits(gop, position, batch_size=batch_size)
         self._batch_size, self._batches = batch_size, len(file) // batch_size + 3
-        order = self._waits.order
-        frame = self._waits.gop << 32 | packet_[order]
+        order = self.waits.order
+        self._packets = packet_[order] - start.ravel()[slots][order] + 1
+        frame = self.waits.gop << 32 | packet_[order]
         # Groups of a GOP part its uses by position: a frame's uses in one group are neighbours here too.
         self._by_frame = np.argsort(frame, kind="stable")
         self._first_of_frame = np.append(True, np.diff(frame[self._by_frame]) != 0)[: len(frame)]
-        self._batch = self._waits.position[self._by_frame] // batch_size
+        self._batch = self.waits.position[self._by_frame] // batch_size
         self._weight = picture_bytes[file_[order]][self._by_frame]
 
-    def peak_bytes(self, patience: float) -> int:
-        """``DecodePlan.peak_bytes`` of the plan."""
-        opens = self._waits.opens(patience)
-        due = self._waits.position[opens] // self._batch_size
+    def frames_decoded(self, opens: npt.NDArray[np.bool_]) -> int:
+        """``DecodePlan.frames_decoded`` of the plan whose groups these uses begin."""
+        return int(np.maximum.reduceat(self._packets, np.flatnonzero(opens)).sum())
+
+    def peak_bytes(self, opens: npt.NDArray[np.bool_]) -> int:
+        """``DecodePlan.peak_bytes`` of the same."""
+        due = self.waits.position[opens] // self._batch_size
         group = (np.cumsum(opens) - 1)[self._by_frame]
         first = np.flatnonzero(self._first_of_frame | (np.diff(group, prepend=-1) != 0))
         last = np.append(first[1:], len(group)) - 1
@@ -157,15 +197,13 @@ def _uses(file: Ints, packet: Ints, start: Ints) -> tuple[Ints, Ints, Ints, Ints
 
 
 def _group(
-    file: Ints, packet: Ints, start: Ints, *, patience: float | None, batch_size: int, picture_bytes: Ints
+    file: Ints, packet: Ints, start: Ints, *, parts: Ints | None, batch_size: int, picture_bytes: Ints
 ) -> DecodePlan:
+    """``parts``: the group of each slot that has a frame; None: one group for each GOP."""
     n, width = file.shape
     slots, position, file_, packet_, gop = _uses(file, packet, start)
     start_ = start.ravel()[slots]
-    if patience is not None:
-        waits = _Waits(gop, position, batch_size=batch_size)
-        gop = np.empty_like(gop)
-        gop[waits.order] = np.cumsum(waits.opens(patience)) - 1
+    gop = gop if parts is None else parts
     # `slots` ascends by position, so the first index of each value is where it is first due.
     _, first_slot, group = np.unique(gop, return_index=True, return_inverse=True)
     by_due = np.argsort(first_slot, kind="stable")

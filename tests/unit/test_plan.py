@@ -147,7 +147,7 @@ def test_a_rank_keeps_to_its_own_runs() -> None:
     assert plan.frames_decoded < 1.6 * distinct
 
 
-def test_what_a_patience_would_keep_is_what_its_plan_keeps() -> None:
+def test_what_a_patience_would_keep_and_decode_is_what_its_plan_does() -> None:
     rng = np.random.default_rng(0)
     for _ in range(40):
         shape = int(rng.integers(1, 300)), int(rng.integers(1, 4))
@@ -156,9 +156,47 @@ def test_what_a_patience_would_keep_is_what_its_plan_keeps() -> None:
         file = np.where(rng.random(shape) < 0.05, -1, rng.integers(0, 4, shape))
         given: Any = {"batch_size": int(rng.integers(1, 20)), "picture_bytes": rng.integers(1, 1000, 4)}
         attempts = grouping._Attempts(file, packet, start, **given)
-        for patience in (0.0, 0.5, 3.0, 40.0, 1e9):
-            plan = grouping._group(file, packet, start, patience=patience, **given)
-            assert attempts.peak_bytes(patience) == plan.peak_bytes
+        for rule in (attempts.waits.where_dear, attempts.waits.where_old):
+            for patience in (0.0, 0.5, 3.0, 40.0, 1e9):
+                opens = rule(patience)
+                plan = grouping._group(file, packet, start, parts=attempts.waits.parts(opens), **given)
+                assert attempts.peak_bytes(opens) == plan.peak_bytes
+                assert attempts.frames_decoded(opens) == plan.frames_decoded
+
+
+@pytest.mark.parametrize("gop", [30, 250])
+@pytest.mark.parametrize("pictures", [9000, 2000])
+def test_a_budget_that_is_too_small_for_global_shuffle_is_used_all_the_time(gop: int, pictures: int) -> None:
+    """Of a uniform order a GOP that serves k samples, each of two pictures, keeps k - 1 of them on average: with GOPs
+    of which each serves as many as the budget can hold, that is a pass for every ``1 + pictures / GOPs`` samples."""
+    samples = 30_000
+    order = np.random.default_rng(0).permutation(samples)
+    packet = np.stack([order - (order % 250 > 0), order], 1)
+    plan = group_frames(
+        np.zeros_like(packet),
+        packet,
+        packet // gop * gop,
+        batch_size=32,
+        picture_bytes=np.array([1000]),
+        budget_bytes=1000 * pictures,
+    )
+    assert plan.limited
+    assert plan.peak_bytes <= 1000 * pictures
+    served = 1 + pictures / (samples / gop)
+    assert plan.frames_decoded < 1.4 * samples * gop / served
+    fed = np.bincount(plan.group_due * 4 // samples, plan.group_last - plan.group_first + 1)
+    assert fed.max() < 2.5 * fed.min()
+
+
+def test_a_budget_that_nearly_suffices_decodes_little_twice() -> None:
+    order = np.random.default_rng(0).permutation(10_000)
+    packet = np.stack([order - (order % 250 > 0), order], 1)
+    given: Any = {"batch_size": 32, "picture_bytes": np.array([1])}
+    file, start = np.zeros_like(packet), packet // 30 * 30
+    whole = group_frames(file, packet, start, budget_bytes=1 << 40, **given)
+    plan = group_frames(file, packet, start, budget_bytes=int(0.95 * whole.peak_bytes), **given)
+    assert plan.limited
+    assert plan.frames_decoded < 1.1 * whole.frames_decoded
 
 
 def test_every_seed_of_64_bits_has_an_order_of_its_own() -> None:
