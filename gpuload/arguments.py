@@ -1,8 +1,9 @@
-"""What a loader's arguments mean, and those that it does not have."""
+"""Checks a Loader's arguments, and says what there is instead of those of torch's DataLoader."""
 
 import importlib.util
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 
 from gpuload.errors import ConfigError
@@ -33,14 +34,20 @@ def refuse_foreign(names: Iterable[str]) -> None:
     for name in names:
         if name not in OF_DATALOADER:
             raise TypeError(f"Loader has no argument {name!r}")
-        raise ConfigError(f"{name} is an argument of torch's DataLoader, a Loader has none: {OF_DATALOADER[name]}")
+        raise ConfigError(f"a Loader has no {name}, which torch's DataLoader has: {OF_DATALOADER[name]}")
 
 
-def at_least(least: int, name: str, value: int) -> int:
-    """``value``. Raises ConfigError: it is less than ``least``."""
-    if value < least:
-        raise ConfigError(f"{name} must be at least {least}, got {value}")
-    return value
+def at_least(least: int, name: str, value: float) -> int:
+    """``value`` as an int; ``4e9`` is one.
+
+    Raises:
+        ConfigError: it is less than ``least``, or no whole number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not value >= least:
+        raise ConfigError(f"{name} must be at least {least}, got {value!r}")
+    if not np.isfinite(value) or int(value) != value:
+        raise ConfigError(f"{name} must be a whole number, got {value!r}")
+    return int(value)
 
 
 def finishing_device(device: torch.device) -> torch.device | None:

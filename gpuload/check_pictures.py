@@ -44,7 +44,7 @@ class Looked:
 
     @property
     def settled(self) -> int:
-        """Of its frames, how many there is nothing more to say of."""
+        """Frames that are accounted for."""
         return self.frames if self.unreadable else self.decoded
 
 

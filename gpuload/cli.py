@@ -151,7 +151,8 @@ def info(path: DatasetPath, camera: Cameras = None) -> None:
         console.print(f"  decoded by  {seen.decoder}")
     for key in found.absent:
         console.print(
-            f"[bold]{escape(key)}[/]\n  no files    leave it out with video_keys, or fetch them", highlight=False
+            f"[bold]{escape(key)}[/]\n  no files    choose others (--camera, video_keys=), or fetch them",
+            highlight=False,
         )
     columns = Table("feature", "dtype", "shape")
     for key, dtype, shape in found.columns:

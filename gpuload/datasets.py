@@ -45,11 +45,12 @@ OF_LEROBOT: Mapping[str, tuple[object, str]] = {
     "depth_output_unit": ("mm", "depth videos are in millimetres"),
     "repo_type": ("dataset", "pass the dataset's folder as root"),
 }
-"""Its arguments that change what is read: the value that changes nothing, and what to do instead of others."""
+"""Arguments of LeRobot's class that change what is read: the one value that is accepted, and what to do instead of
+others."""
 
 
 class _NotHere:
-    """What LeRobot's class has and this one has not: an AttributeError that says what to do instead."""
+    """An attribute that LeRobot's class has and this one lacks: AttributeError says what to do instead."""
 
     def __init__(self, instead: str) -> None:
         self._instead = instead

@@ -73,9 +73,9 @@ class Loader:
             the ranks on this machine, where a launcher says how many (``LOCAL_WORLD_SIZE``).
         backend: ``"auto"`` takes for each stream what decodes it best on ``device`` (``stats.backends`` says what and
             why); ``"pyav"``, ``"torchcodec"`` or ``"dali"`` forces one.
-        frame_cache_bytes: decoded pictures that wait for a later batch, 4 GiB.
+        frame_cache_bytes: budget of decoded pictures that are kept for later batches, 4 GiB.
         blob_cache_bytes: encoded bytes read and not yet decoded, or to be decoded again soon, 1 GiB.
-        device_cache_bytes: as ``frame_cache_bytes`` in the GPU's memory, of what it decodes itself; default 4 GiB.
+        device_cache_bytes: the same of pictures that the GPU decodes, in its memory; default 4 GiB.
         shuffle_buffer_bytes: nominal size of what block shuffle draws from, 4 GiB; part of the order, like the seed.
         on_error: ``"skip"`` leaves out a batch that holds a damaged sample, with a warning (``stats.batches_skipped``
             counts them), instead of raising. On one rank only: the others would wait for a batch that never comes.
@@ -148,7 +148,7 @@ class Loader:
             "sampler" if sampler is not None else ORDERS[shuffle],
             seed=int(seed),
             sampler=sampler,
-            batch_size=batch_size,
+            batch_size=self.batch_size,
             rank=self.rank,
             world_size=self.world_size,
             drop_last=drop_last,
@@ -166,7 +166,7 @@ class Loader:
             self._source,
             self._shaping,
             self._router,
-            batch_size=batch_size,
+            batch_size=self.batch_size,
             num_workers=self.num_threads,
             lookahead=at_least(1, "lookahead", DEFAULT_LOOKAHEAD if lookahead is None else lookahead),
             frame_cache_bytes=at_least(0, "frame_cache_bytes", frame_cache_bytes),
@@ -177,7 +177,7 @@ class Loader:
             device=finishing_device(self.device),
         )
         self._running: Iteration | None = None
-        """That may take batches."""
+        """The only iteration that may take batches."""
         self._closed = False
         self._finalizer = weakref.finalize(self, self._prefetcher.forget)
 
@@ -202,7 +202,7 @@ class Loader:
         if self._closed:
             raise LoaderClosed("the loader is closed; make a new one")
         self._settle_share()
-        self._image_transforms = self._transforms_of_dataset()  # they may be others since: off for evaluation, say
+        self._image_transforms = self._transforms_of_dataset()  # they may have changed: cleared for evaluation, say
         if self._running is None:
             self._prefetcher.warm_up()  # while the order is made, for which files may have to be indexed
         iteration = self._running = self._schedule.begin()
@@ -256,7 +256,7 @@ class Loader:
         self._closed = True
         self._running = None
         self._prefetcher.close()
-        self._finalizer.detach()  # last: what Ctrl-C interrupted goes on when it is called again
+        self._finalizer.detach()  # last, so that close() can be called again after Ctrl-C
 
     def __enter__(self) -> "Loader":
         return self
@@ -267,7 +267,7 @@ class Loader:
         self.close()
 
     def _settle_share(self) -> None:
-        """Where nobody told the share, the process group counts, which some launchers make after the loader."""
+        """Unless ``rank`` was given: asks the process group, which some launchers create after the loader."""
         if not self._is_told:
             self.rank, self.world_size = find_share(None, None, is_dealt=self._is_dealt)
             self._check_skipping()
@@ -346,7 +346,7 @@ class _EpochIterator(Iterator[dict[str, Any]]):
                 if loader.on_error == "raise" or not is_damage or loader._prefetcher.broken:
                     raise
                 loader._skipped += 1
-                logger.warning("a batch is left out: %s", str(error))  # whoever keeps the record keeps no frames
+                logger.warning("a batch is left out: %s", str(error))  # as text, without the traceback's frames
                 continue
             self._taken = None
             loader._schedule.advance(self._iteration)

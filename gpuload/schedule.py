@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 STATE_VERSION = 1
 BLOCK_ORDER = 2
-"""Counts what changed the order that a seed means in block shuffle: 2, shorter runs."""
+"""Version of block shuffle's order, raised when a seed means another order: 2, shorter runs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +66,7 @@ class Schedule:
         self._batch_size, self._rank, self._world_size, self._drop_last = batch_size, rank, world_size, drop_last
         self._buffer_bytes = buffer_bytes
         self._of_epoch = ["order"] if kind in ("global", "block") else []
-        """What another epoch would have otherwise."""
+        """What differs between epochs, as the warning names it."""
         self._of_epoch += ["random crops and flips"] if draws else []
         self._epoch = 0
         self._resume_at, self._position = 0, 0

@@ -27,7 +27,7 @@ def unwrapped(dataset: object) -> tuple[object, Samples | None]:
         size = len(dataset.dataset)  # type: ignore[arg-type]  # a Subset's has a length
         wrong = indices[(indices < -size) | (indices >= size)]
         if len(wrong):
-            raise ConfigError(f"the Subset holds sample {wrong[0]} of {size}")
+            raise ConfigError(f"the Subset refers to sample {wrong[0]}, but its dataset has {size}")
         indices %= max(size, 1)
         chosen = indices if chosen is None else indices[chosen]
         dataset = dataset.dataset

@@ -9,7 +9,7 @@ import av
 import av.logging
 
 _one_at_a_time = threading.Lock()
-# Nobody is in there while the process forks: the child would have a lock that no thread of it holds, and a loud log.
+# Held across a fork: else the child could inherit a lock that none of its threads holds, and a raised log level.
 os.register_at_fork(
     before=_one_at_a_time.acquire,
     after_in_parent=_one_at_a_time.release,

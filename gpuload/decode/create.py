@@ -4,8 +4,9 @@ from gpuload.decode.base import Decoder
 from gpuload.errors import ConfigError
 
 
-def create(backend: str, device: str) -> Decoder:
+def create(backend: str, device: str, *, falls_back: bool = False) -> Decoder:
     """A new decoder on ``cpu``, ``cuda`` or ``cuda:1``; ``registry.choose`` knows what it can be used for.
+    ``falls_back``: nobody asked for this backend, so that PyAV may decode what it refuses.
 
     Raises:
         ConfigError: there is no such backend, or it cannot be used here.
@@ -13,7 +14,7 @@ def create(backend: str, device: str) -> Decoder:
     if backend == "torchcodec":
         from gpuload.decode.torchcodec import TorchcodecDecoder
 
-        return TorchcodecDecoder(device)
+        return TorchcodecDecoder(device, falls_back=falls_back)
     if backend == "dali":
         from gpuload.decode.dali import DaliDecoder
 

@@ -17,7 +17,7 @@ MISS_REFERENCES = frozenset({"h264", "hevc", "vvc", "av1", "vp8", "vp9"})
 HARMLESS = re.compile(r"SEI type \d+ size \d+ truncated|Skipping invalid undecodable NALU: (39|40)$")
 """Complaints about what no picture is made of: messages (SEI) of H.264, and of HEVC, whose numbers these are."""
 ENTERED = re.compile(HARMLESS.pattern + r"|mmco: unref short failure")
-"""The same, of a run that begins in the middle of a sequence: a picture is given up that was never decoded."""
+"""Also harmless in a run that begins in the middle of a sequence: a reference that was never decoded is given up."""
 
 
 @dataclass(slots=True)

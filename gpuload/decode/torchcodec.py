@@ -1,9 +1,10 @@
 """Decoding through torchcodec: on a GPU by NVDEC, on the CPU by the FFmpeg that it found."""
 
 import importlib.util
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from gpuload.decode.picture import (
     rgb_picture,
 )
 from gpuload.decode.pyav import PyavDecoder
-from gpuload.errors import ConfigError
+from gpuload.errors import ConfigError, DecodeError
 from gpuload.index.nal import CODECS, entry_of, may_bring_sets
 from gpuload.index.video import Color
 from gpuload.picture import DevicePicture, PictureForm
@@ -32,6 +33,8 @@ from gpuload.picture import DevicePicture, PictureForm
 if TYPE_CHECKING:
     import torch
     from torchcodec.decoders import RawFrame, VideoPacketDecoder
+
+logger = logging.getLogger(__name__)
 
 MAX_SESSIONS = 8
 """Codec sessions kept on the CPU, as the PyAV backend does."""
@@ -111,15 +114,19 @@ class TorchcodecDecoder:
     bits within a picture may give a wrong picture and no error. The PyAV backend refuses those.
     """
 
-    def __init__(self, device: str = "cpu", *, one_call: bool = False) -> None:
-        """
+    def __init__(self, device: str = "cpu", *, one_call: bool = False, falls_back: bool = False) -> None:
+        """``falls_back``: PyAV decodes what torchcodec refuses or gives no picture of, and the log says so: a file is
+        damaged only if both say so.
+
         Raises:
             ConfigError: torchcodec cannot be used here, with the reason.
         """
         if reason := unusable(device):
             raise ConfigError(f"backend torchcodec is unusable: {reason}")
         self._device = device
-        self._one_call = one_call
+        self._one_call, self._falls_back = one_call, falls_back
+        self._told: set[Kind] = set()
+        """Kinds of streams of which the log says that PyAV decodes some."""
         self._sessions: OrderedDict[Kind, VideoPacketDecoder] = OrderedDict()
         self._colors: dict[Kind, _Color] = {}
         """Of the kinds of streams that are known to be decoded on the GPU; empty on the CPU."""
@@ -139,6 +146,23 @@ class TorchcodecDecoder:
             DeviceError: the GPU's memory or its decoder sessions ran out, or it is gone.
             ConfigError: the packets fit into no MP4, or the GPU does not decode such a stream.
         """
+        missing = set(run.wanted)
+        try:
+            for number, picture in self._decode(stream, run):
+                missing.discard(number)
+                yield number, picture
+            return
+        except (DecodeError, ConfigError) as error:
+            if not self._falls_back:
+                raise
+            refused = error.anew()
+        yield from self._reference.decode(stream, replace(run, wanted=frozenset(missing)))
+        kind = stream.codec, b"", stream.width, stream.height, stream.color
+        if kind not in self._told:
+            self._told.add(kind)
+            logger.warning("the CPU decodes a run that %s did not: %s", self._device, refused)
+
+    def _decode(self, stream: Stream, run: Run) -> Iterator[tuple[int, av.VideoFrame | DevicePicture]]:
         try:
             pieces = pieces_of(stream, run)
         except ValueError as error:

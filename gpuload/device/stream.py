@@ -20,7 +20,7 @@ class DeviceStream:
     def __init__(self, device: torch.device) -> None:
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
-            # Urgent: torch deals out 32 streams of usual priority in turn, and training may have the very same one.
+            # High priority: torch hands out 32 normal streams in turn, and training may get the very same one.
             self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
     def active(self) -> AbstractContextManager[object]:
@@ -36,11 +36,15 @@ class DeviceStream:
         if self._stream is not None and event is not None:
             self._stream.wait_event(event)
 
-    def reads(self, picture: DevicePicture) -> None:
-        """Keeps a picture's memory from being used again before this stream has read it."""
+    def keeps(self, tensor: torch.Tensor) -> None:
+        """Keeps memory of another stream from being used again before this one has done what it was given so far."""
         if self._stream is not None:
-            for plane in picture.planes:
-                plane.record_stream(self._stream)
+            tensor.record_stream(self._stream)
+
+    def reads(self, picture: DevicePicture) -> None:
+        """The same of a picture's planes."""
+        for plane in picture.planes:
+            self.keeps(plane)
 
     def synchronize(self) -> None:
         """Waits for everything given so far; for the end of a stream's life only."""
@@ -79,12 +83,14 @@ def pinning(device: torch.device | None) -> Callable[[mmap.mmap], Callable[[], N
         except RuntimeError as error:  # some sandboxes cannot: copies are right all the same, but wait
             works = False
             with contextlib.suppress(RuntimeError), torch.cuda.device(device):
-                torch.ones(1, device=device)  # takes the error that the runtime keeps: the next launch would raise it
+                torch.ones(1, device=device)  # clears the runtime's pending error, which the next launch would raise
             logger.warning("host memory cannot be page-locked (%s): copies to %s will be slower", error, device)
             return lambda: None
 
         def unpin() -> None:
-            with contextlib.suppress(RuntimeError):  # a context that is lost has nothing page-locked any more
+            # The device: this may run in a thread that has none yet, and would get a context on the first one.
+            # The error: a context that is lost has nothing page-locked any more.
+            with contextlib.suppress(RuntimeError), torch.cuda.device(device):
                 torch.cuda.check_error(runtime.cudaHostUnregister(address))
 
         return unpin

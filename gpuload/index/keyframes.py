@@ -15,15 +15,15 @@ from gpuload.index.parameter_sets import ParameterSets
 from gpuload.index.reorder import read_ranges
 
 _ALL_OF = 256
-"""Files with as many keyframes at most have all of them read."""
+"""Up to this many keyframes, or other packets, all of a file's are read."""
 _LOOKED_AT = 16
-"""Of others: who writes a wrong table does so again and again. The decoder looks at all."""
+"""Sampled where there are more: a wrong table is wrong throughout, and the decoder checks each keyframe."""
 _HEAD_BYTES = 4096
-"""Of a packet: its first slice begins before that, or it is believed."""
+"""Read of a packet: its first slice begins within them, or the container is believed."""
 _SETTLED = 64
 """Pictures: twice as many as a decoder holds back for their order."""
 _FIRST_BYTES = 16
-"""Of a packet: they say whether it begins with a slice."""
+"""Read of a packet to see whether it begins with a slice."""
 
 
 def real_keyframes(path: str, codec: str, configurations: Sequence[bytes], packets: Packets) -> npt.NDArray[np.bool_]:

@@ -24,7 +24,7 @@ class ParameterSets:
         self._changed: set[Key] = set()
 
     def misses(self, packet: bytes | memoryview) -> bool:
-        """Whether who begins with this packet lacks sets that came before it and that it does not bring."""
+        """Whether decoding that begins with this packet would lack parameter sets that were sent earlier."""
         brought = dict(self._keyed(units_of(self._codec, self._extradata, packet)))
         misses = not self._changed <= brought.keys()
         for key, unit in brought.items():

@@ -48,7 +48,7 @@ class Batch:
     distinct: int = 0
     """Frames that no earlier batch of the epoch had."""
     waiting: int = 1
-    """Units not yet done, one for the feeder, and one for what makes it on a device."""
+    """Countdown: units that are pending, 1 while it is planned, 1 if a device finishes it."""
     error: GpuloadError | None = None
     staged: Staged | None = None
     memory: torch.Tensor | None = None
@@ -57,7 +57,7 @@ class Batch:
     """Reading waits for it."""
 
     def give_buffer(self, pool: BatchPool) -> None:
-        """Has what was sent for it done."""
+        """Takes a buffer and starts the units that were sent for it."""
         if self.place is None:
             self.place, self.buffer = pool.take(self.num_bytes)
         while self.sent_to:  # an interrupt in between leaves those that have not been told

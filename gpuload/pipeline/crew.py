@@ -108,7 +108,7 @@ class Crew:
         return self._router.way(file).device != "cpu"
 
     def leave(self, lock: threading.Condition) -> None:
-        """Forgets an epoch. Who still decodes a long GOP for nobody is ended: a new one is there sooner."""
+        """Drops the epoch. Workers that still decode for it are ended: a new one starts sooner than they finish."""
         lost = [worker for worker in self if worker.pending or not worker.alive]
         _close(lost)
         for workers in self._workers.values():
@@ -119,7 +119,7 @@ class Crew:
             worker.forget()
 
     def give_up(self, workers: Iterable[DecodeWorker], lock: threading.Condition) -> None:
-        """Gives back what units hold: one that does not come back must find nothing to count down if it ever does."""
+        """Releases the leases of pending units, so that a result that comes later counts nothing down."""
         for worker in workers:
             with lock:
                 left, worker.pending = worker.pending, []
@@ -143,7 +143,7 @@ class Crew:
             )
         assert self._device is not None
         return DeviceLane(
-            partial(create, way.backend, str(self._device)),
+            partial(create, way.backend, str(self._device), falls_back=self._router.is_free),
             self._device,
             backend=way.backend,
             sharing=self.sharing,

@@ -114,7 +114,7 @@ class Feeder:
             batch.columns = self._source.columns(batch.samples)
             self._shaping.shape_images(batch.columns, batch.samples, epoch)
             self.sight.note(batch.columns)
-        except GpuloadError as error:  # its pictures are decoded all the same: who keeps them counts who comes for them
+        except GpuloadError as error:  # its pictures are decoded anyway: workers count their uses
             batch.error = error.anew()
         try:
             views = self._shaping.views(batch.samples, epoch)[:, self._layout.field_of_column]

@@ -35,13 +35,14 @@ SMALL_BYTES = 64 << 10
 
 
 class Finisher:
-    """Copies, converts and places one batch after the other on a stream of its own. Not thread-safe."""
+    """Copies, converts and places one batch after the other: planes are copied on one stream, so that those of the next
+    batch cross while this one is converted on another. Not thread-safe."""
 
     def __init__(self, device: torch.device, forms: Sequence[SlotForm], layout: Layout) -> None:
         self.device = device
         self._forms = tuple(forms)
         self._layout = layout
-        self._stream = DeviceStream(device)
+        self._stream, self._copies = DeviceStream(device), DeviceStream(device)
         self._depth = DepthTables(device)
         self._copying: deque[tuple[Any, object]] = deque()
 
@@ -85,6 +86,7 @@ class Finisher:
     def close(self) -> None:
         """Waits until nothing is copied from host memory any more."""
         with contextlib.suppress(torch.AcceleratorError):  # a device that is gone copies nothing
+            self._copies.synchronize()
             self._stream.synchronize()
         self._copying.clear()
 
@@ -95,7 +97,7 @@ class Finisher:
         if staged.num_bytes:
             assert batch.buffer is not None
             host = torch.from_numpy(batch.buffer[: staged.num_bytes])
-            planes = host.to(self.device, non_blocking=True) if self.device.type != "cpu" else host
+            planes = self._copied(host)
         else:
             host = planes = torch.empty(0, dtype=torch.uint8, device=self.device)
         launches = self._group(staged)
@@ -119,6 +121,16 @@ class Finisher:
             if isinstance(picture, DevicePicture):
                 self._stream.reads(picture)
         return host, table_host, staged.found
+
+    def _copied(self, host: torch.Tensor) -> torch.Tensor:
+        """Planes on the device, for whom the stream that converts waits."""
+        if self.device.type == "cpu":
+            return host
+        with self._copies.active():
+            planes = host.to(self.device, non_blocking=True)
+        self._stream.wait(self._copies.record())
+        self._stream.keeps(planes)
+        return planes
 
     def _group(self, staged: Staged) -> list[tuple[PictureForm, SlotForm, tuple[Any, ...]]]:
         """Slots that one launch can write: (form, slot form, their indices)."""

@@ -28,7 +28,7 @@ class Flight:
         self.taken = 0
         """Batches that ``take`` gave or raised the error of."""
         self._planned_to = 0
-        """Batches before this one are complete once their units are, whatever stopped planning."""
+        """Batches before this one are fully planned: they complete even if planning fails later."""
         self._failure: BaseException | None = None
         self.broken = False
         """The epoch was ended by what stopped planning."""
@@ -82,7 +82,7 @@ class Flight:
         try:
             raise error
         finally:
-            del error  # it holds this frame, which would hold it, the batch's memory and the loader
+            del error  # breaks the cycle of error and frame, which would keep the batch's memory and the loader
 
     def _is_settled(self, number: int) -> bool:
         """Whether a batch is complete, or never will be. Call with the lock held."""

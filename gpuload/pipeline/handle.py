@@ -70,7 +70,7 @@ class WorkerHandle:
         self._on_done, self._on_death = on_done, on_death
         self._closing, self._cause = False, ""
         ours, theirs = socket.socketpair()
-        # -P: what lies in the folder that training was started in is no module of ours, unless it is of our parent's.
+        # -P: the working folder is no place for modules, unless it is one in the parent's sys.path.
         places = os.pathsep.join(place or os.getcwd() for place in sys.path)
         variables = {**MALLOC, **ONE_THREAD, **os.environ, "PYTHONPATH": places}
         if backend == "torchcodec":
@@ -111,7 +111,7 @@ class WorkerHandle:
         self._outbox.put(unit)
 
     def go(self, batch: int, chunk: Chunk, offset: int) -> None:
-        """Has what was sent for a batch done; its buffer is at ``offset`` of ``chunk``, which is mapped there first."""
+        """Starts the units of a batch; its buffer is at ``offset`` of ``chunk``, which is mapped there first."""
         if chunk.number not in self._chunks:
             self._chunks.add(chunk.number)
             self._outbox.put(chunk)
@@ -183,11 +183,11 @@ class WorkerHandle:
                 if not isinstance(error, (EOFError, OSError)):
                     self.epitaph += f" ({type(error).__name__}: {error})"
                 if code is None:
-                    self.epitaph += ", which no longer listened"
+                    self.epitaph += ": it no longer responded"
                 else:
                     self.epitaph += f" by signal {-code}" if code < 0 else f" by exit code {code}"
                 if code == -signal.SIGKILL:
-                    self.epitaph += " (mostly for want of memory: lower frame_cache_bytes or num_threads)"
+                    self.epitaph += " (usually out of memory: lower frame_cache_bytes or num_threads)"
                 self.alive = False  # what is given from now on is not waited for
                 self._on_death(self, self.epitaph)
             self.alive = False

@@ -59,14 +59,12 @@ class DeviceWorker(Worker):
         if self._sharing.is_to_verify(stream):
             done.is_measured = False
             try:
-                pictures = dict(self._decoder.decode(stream, run))
+                self._sharing.verify(stream, run, dict(self._decoder.decode(stream, run)))
             except DecodeError:
                 self._sharing.give_up(stream)  # told below, picture by picture
             except BaseException:
                 self._sharing.give_up(stream)
                 raise
-            else:
-                self._sharing.verify(stream, run, pictures)
         return self._decoder.decode(stream, run)
 
     def keep(self, frame: DevicePicture | av.VideoFrame, stream: Stream, field: int) -> KeptOnDevice:
@@ -109,7 +107,7 @@ class DeviceLane:
         self._inbox.put(unit)
 
     def go(self, batch: int, chunk: Chunk, offset: int) -> None:
-        """Has what was given for a batch done. Its buffer is for others: pictures stay where they are decoded."""
+        """Starts the units of a batch. Its buffer is for other workers: pictures stay where they are decoded."""
         self._inbox.put(Go(batch, chunk.number, offset))
 
     def forget(self) -> None:

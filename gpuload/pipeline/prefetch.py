@@ -132,7 +132,7 @@ class Prefetcher:
         self._join()
         with flight.changed:
             for worker in self._crew:
-                # None: Ctrl-C ended an earlier call behind the place where it forgot the batches.
+                # None: Ctrl-C interrupted an earlier stop() after it had cleared the batches.
                 known = [(unit, flight.batches.get(unit.batch)) for unit in worker.pending]
                 unplaced = [unit for unit, batch in known if batch is not None and batch.place is None]
                 worker.pending = [unit for unit in worker.pending if unit not in unplaced]
@@ -158,7 +158,7 @@ class Prefetcher:
             self._end()
 
     def forget(self) -> None:
-        """``close`` for garbage collection, which can come upon any code."""
+        """``close`` for the finalizer, which garbage collection may run in the middle of any code."""
         end_apart(self.close, waits=not is_in_use_here(self._flight.changed))
 
     def warm_up(self) -> None:
@@ -179,7 +179,7 @@ class Prefetcher:
         if self._finishing is None or self._finishing.close():
             self._pool.close()
         self._files.close()
-        self._ended = True  # last: what Ctrl-C interrupted goes on when it is called again
+        self._ended = True  # last, so that close() can be called again after Ctrl-C
 
     def _join(self) -> None:
         """Waits for the thread that feeds."""

@@ -113,7 +113,7 @@ class DecodeWorker(Protocol):
         ...
 
     def go(self, batch: int, chunk: Chunk, offset: int) -> None:
-        """Has what was given for a batch done; its buffer is at ``offset`` of ``chunk``."""
+        """Starts the units of a batch; its buffer is at ``offset`` of ``chunk``."""
         ...
 
     def forget(self) -> None:
@@ -140,8 +140,7 @@ def join(thread: threading.Thread, timeout_s: float | None = None) -> None:
 
 
 def end_apart(close: Callable[[], None], *, waits: bool) -> None:
-    """Closes a loader in a thread of its own. Who holds a lock that the loader's threads wait for goes on after a
-    while, and so do they."""
+    """Closes a loader in another thread, and waits briefly: the caller may hold a lock that its threads need."""
     thread = threading.Thread(target=close, name="close-gpuload", daemon=True)
     try:
         thread.start()

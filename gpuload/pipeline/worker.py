@@ -29,9 +29,9 @@ class Worker(ABC):
         self._queued: dict[int, list[Unit]] = {}
         """Units that wait for their batch's ``Go``."""
         self._prepared: dict[int, tuple[Done, int]] = {}
-        """Of units that wait for their buffer, by identity: what has come of them, and how many of their runs."""
+        """``id(unit)`` of units without a buffer -> result so far, and how many of their tasks were begun."""
         self._begun: tuple[Done, Generator[None, None, None]] | None = None
-        """A run that is being prepared: what is said of its unit, and its pictures one by one."""
+        """The run that is being prepared: the result of its unit, and the generator of its pictures."""
 
     def forget(self) -> None:
         """Drops all kept pictures: the epoch was left."""
@@ -82,7 +82,7 @@ class Worker(ABC):
         for picture, places in waiting.items():
             kept = self._kept.get(picture)
             if kept is None:
-                lost = DecodeError(f"batch {unit.batch}: one of its pictures was due in an earlier batch, which failed")
+                lost = DecodeError(f"batch {unit.batch} needs a picture decoded for an earlier batch, which failed")
                 done.errors.append(self._failed.get(picture, lost))
             else:
                 self._use(picture, kept, places, go.chunk, done)

@@ -30,11 +30,11 @@ from gpuload.sources.lerobot_windows import check_fps, plan_offsets
 logger = logging.getLogger(__name__)
 
 _DIGESTED = 4096
-"""Rows at most, spread over the set, that tell one recording from another."""
+"""Most rows that are hashed into the fingerprint, spread over the dataset."""
 _FEW_FILES = 8
 """More are indexed side by side."""
 _LOOKED_AT = 10
-"""Files of a camera that can be used, for one of the size that info.json says."""
+"""Usable files of a camera that are tried, to find one of the size that info.json states."""
 
 
 class LeRobotSource:

@@ -99,7 +99,7 @@ def _is_readable(feature: Feature, root: Path) -> bool:
         return True
     if feature.is_ragged:
         logger.warning(
-            "%s: rows of feature %r are of a length each by its shape, and it is left out: they make no batch",
+            "%s: rows of feature %r vary in length (by its shape), so they cannot be batched: it is left out",
             root / "meta" / "info.json", feature.key,
         )  # fmt: skip
         return False

@@ -12,7 +12,7 @@ from gpuload.errors import CacheFull
 
 
 class BlobKey(NamedTuple):  # hashed a dozen times for a GOP: a dataclass does that in Python
-    """Bytes ``[start, stop)`` of one file; of packets that are no range of bytes a name of theirs, 0 and their size."""
+    """Bytes ``[start, stop)`` of one file; for packets without a byte range a made-up name, 0 and their total size."""
 
     path: str
     start: int

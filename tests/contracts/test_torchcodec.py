@@ -1,5 +1,6 @@
 """torchcodec keeps the laws of a decoder, on the CPU, with the FFmpeg of PyAV's wheel and no other."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -194,3 +195,19 @@ else:
             list(TorchcodecDecoder().decode(stream_of(video), whole(video)))
         with pytest.raises(ConfigError, match=r"Run\.pts"):
             list(TorchcodecDecoder().decode(stream_of(video), replace(whole(video), pts=())))
+
+    def test_what_it_refuses_pyav_decodes_where_nobody_asked_for_it(
+        tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        video = load_index(make_video(tmp_path / "video.ts", frames=8, gop=4), cache_dir=tmp_path)
+        decoder = TorchcodecDecoder(falls_back=True)
+        with caplog.at_level(logging.WARNING):
+            found = [dict(decoder.decode(stream_of(video), whole(video))) for _ in range(2)]
+        assert len([line for line in caplog.messages if "Annex B" in line]) == 1
+        wanted = decode_all(tmp_path / "video.ts")
+        for pictures in found:
+            assert list(pictures) == video.frame_packet.tolist()
+            assert all(np.array_equal(pixels_of(p), w) for p, w in zip(pictures.values(), wanted, strict=True))
+        damaged = replace(whole(video), packets=[bytes(len(packet)) for packet in whole(video).packets])
+        with pytest.raises(DecodeError):
+            list(decoder.decode(stream_of(video), damaged))

@@ -80,7 +80,7 @@ def test_a_process_that_hangs_up_is_dead_before_it_counts_as_such(tmp_path: Path
             time.sleep(0.001)
         ((is_dead, reason),) = told
         assert is_dead
-        assert "no longer listened" in reason
+        assert "no longer responded" in reason
     finally:
         worker.close()
 

@@ -266,7 +266,7 @@ def test_a_lane_that_gives_up_fails_its_batches_and_is_replaced(
                 raise RuntimeError("the device fell off the bus")
             return super().decode(stream, run)
 
-    monkeypatch.setattr(crew, "create", lambda backend, device: GivesUp())
+    monkeypatch.setattr(crew, "create", lambda *_, **__: GivesUp())
     with Loader(source, 5, num_threads=1, lookahead=5) as loading:
         outcomes = outcomes_of(loading, source, pictures)
         assert loading.stats.workers_restarted == 1
@@ -340,7 +340,7 @@ def test_a_driver_that_hangs_does_not_hang_the_training(
             may_go_on.wait(60.0)
             return super().decode(stream, run)
 
-    monkeypatch.setattr(crew, "create", lambda backend, device: Hangs())
+    monkeypatch.setattr(crew, "create", lambda *_, **__: Hangs())
     monkeypatch.setattr(lane, "PATIENCE_S", 0.3)
     loading = Loader(source, 4, num_threads=1)
     iter(loading)

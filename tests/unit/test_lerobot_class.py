@@ -49,7 +49,7 @@ def test_a_loader_refuses_a_class_whose_samples_it_would_not_give(pristine: Path
 
 def test_what_people_bring_from_the_dataloader_is_translated(pristine: Path) -> None:
     dataset = LeRobotDataset(pristine, video_keys=[])
-    with pytest.raises(ConfigError, match=r"num_workers is an argument of torch's DataLoader.*num_threads="):
+    with pytest.raises(ConfigError, match=r"a Loader has no num_workers, which torch's DataLoader has.*num_threads="):
         Loader(dataset, 4, num_workers=8)
     with pytest.raises(TypeError, match="no argument 'num_thread'"):
         Loader(dataset, 4, num_thread=8)

@@ -95,6 +95,8 @@ def test_a_damaged_run_proves_nothing(coded: tuple[Stream, Run]) -> None:
     stream, run = coded
     sharing = Sharing(wanted=True)
     damaged = Run(0, [bytes(len(packet)) for packet in run.packets], run.entries, run.wanted)
+    assert sharing.is_to_verify(stream)
+    assert not sharing.is_to_verify(stream), "one lane does it"
     sharing.verify(stream, damaged, {})
     assert sharing.is_to_verify(stream)
 
