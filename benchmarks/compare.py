@@ -1,6 +1,6 @@
 """gpuload against every peer and against the machine's limit: one command, one record, the same work for all.
 
-    python -m benchmarks.compare                    # 2 hours; goes on where an interrupted run stopped
+    python -m benchmarks.compare                    # 4 hours; goes on where an interrupted run stopped
     python -m benchmarks.compare --quick            # a few minutes: does the machinery work?
     python -m benchmarks.compare --only 'H.264*' --peers 'gpuload*,LeRobot*,limit*'
     python -m benchmarks.compare --data FOLDER      # your dataset instead of ours
@@ -178,7 +178,9 @@ def write(comparison: Comparison, console: Console, *, page: Path, plots: Path, 
 def main() -> None:
     args = parse()
     console = Console(width=None if sys.stdout.isatty() else 130)
-    matrix = plan(choose(args), args.peers)
+    matrix = [(case, variants) for case, variants in plan(choose(args), args.peers) if variants]
+    if not matrix:
+        sys.exit(f"nothing is called --only {args.only!r} --peers {args.peers!r}; --list says what there is")
     if args.list:
         for case, variants in matrix:
             console.print(f"{case.name}: {', '.join(one.name for one in variants)}", markup=False, highlight=False)
@@ -209,6 +211,10 @@ def main() -> None:
         measure(case, variants, environments, comparison, rounds=rounds, seconds=seconds, console=console)
     comparison.save()
     console.print(f"record: {comparison.path}", highlight=False, soft_wrap=True)
+    if args.out is None and not args.data and (args.only, args.peers) != ("*", "*"):
+        # The page and the plots that README shows are those of a whole comparison.
+        console.print(f"page, plots: python -m benchmarks.compare --write-readme {comparison.path}", soft_wrap=True)
+        return
     trial = name != "compare"
     page = (args.out or (RECORDS if trial else RECORDS.parent)) / f"{PAGE[trial]}.md"
     write(comparison, console, page=page, plots=args.out or PLOTS, prefix=f"{name}-" if trial else "")

@@ -6,6 +6,7 @@
 tells the interpreter's part.
 """
 
+import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -22,6 +23,7 @@ def cpu_s(process: psutil.Process) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = write_dataset(Path(folder) / "set", episodes=20, frames=300, width=128, height=128, gop=30)
         meta = gpuload.LeRobotDataset(str(root)).meta

@@ -6,7 +6,7 @@ One process per core takes GOPs in random order and feeds them to a codec sessio
 converted as often as the workload delivers it, into the slots of a batch that is used again and again. Nothing is
 planned, cached, put in order or handed over. The converter is PyAV's planar one and a copy, as any loader on PyAV has
 it; with ``--converter gpuload`` it is the one that gpuload uses, with its antialiased resize in RGB, once a picture as
-there. No loader that decodes on the CPU and gives the same pixels gets past that.
+there. Pictures are converted while they are warm, so a loader that keeps them for a later batch stays below it.
 """
 
 import argparse

@@ -80,8 +80,13 @@ def run_suites(pattern: str) -> dict[str, float]:
 
 
 def compare(ratios: Mapping[str, float], baseline: Mapping[str, float]) -> list[Part]:
-    """Every part that was measured; one without a baseline is not compared."""
+    """Every part that was measured."""
     return [Part(name, ratio, baseline.get(name)) for name, ratio in ratios.items()]
+
+
+def unmatched(ratios: Mapping[str, float], baseline: Mapping[str, float]) -> list[str]:
+    """Parts that only one of the two has, which nobody would notice to be slower; but those on a device."""
+    return sorted(name for name in ratios.keys() ^ baseline.keys() if name.partition("[")[0] not in ON_A_DEVICE)
 
 
 def slower(parts: list[Part], factor: float) -> list[str]:
@@ -130,6 +135,9 @@ def main() -> None:
         ratios = {name: min(ratio, again.get(name, ratio)) for name, ratio in ratios.items()}
     parts = compare(ratios, baseline)
     show(parts, args.factor, console)
+    if names := unmatched(ratios, baseline):
+        console.print(f"not in both, the suites and {BASELINE.name}: {', '.join(names)} (--update)", markup=False)
+        sys.exit(1)
     if suspects := slower(parts, args.factor):
         console.print(f"slower than {args.factor} times the baseline: {', '.join(suspects)}", markup=False)
         sys.exit(1)

@@ -11,7 +11,7 @@ from benchmarks.cases import Case
 from benchmarks.compare import plan
 from benchmarks.comparison import Comparison, open_comparison
 from benchmarks.parts import compare as compare_parts
-from benchmarks.parts import slower
+from benchmarks.parts import slower, unmatched
 from benchmarks.peers.folder import read_folder
 from benchmarks.peers.protocol import Clocked
 from benchmarks.same_frames import Pictures, Reference, choose_samples, compare, read_reference
@@ -188,6 +188,12 @@ def test_a_reason_is_the_exception_and_not_its_traceback() -> None:
 def test_only_parts_beyond_the_factor_are_slower() -> None:
     parts = compare_parts({"a": 1.4, "b": 1.6, "new": 9.0}, {"a": 1.0, "b": 1.0})
     assert slower(parts, 1.5) == ["b"]
+
+
+def test_parts_that_cannot_be_compared_are_told() -> None:
+    kernel = "test_nv12_to_slots[uint8]"
+    assert unmatched({"a": 1.0, "b": 1.0}, {"a": 1.0, "b": 2.0, kernel: 1.0}) == []
+    assert unmatched({"a": 1.0, "new": 9.0}, {"a": 1.0, "gone": 1.0}) == ["gone", "new"]
 
 
 class Counting:

@@ -45,7 +45,7 @@ def distinct_episodes(samples: Ints) -> float:
     return float(np.mean([len(np.unique(b)) for b in batches]))
 
 
-@pytest.mark.parametrize(("gop", "most"), [(2, 1.15), (30, 1.5), (250, 2.0)])
+@pytest.mark.parametrize(("gop", "most"), [(2, 1.01), (30, 1.02), (250, 1.55)])
 def test_block_shuffle_mixes_like_a_permutation_and_decodes_little_twice(gop: int, most: float) -> None:
     order = epoch_order("block", SAMPLES, seed=0, epoch=0, runs=runs_of(gop))
     assert np.array_equal(np.sort(order.samples), np.arange(SAMPLES))
