@@ -68,7 +68,7 @@ def summary(comparison: Comparison) -> str:
     return "\n\n".join(
         [
             markdown(("", *columns), rows),
-            "Bold: the fastest of its order (block or global shuffle). Of each peer the best configuration that was measured: "
+            "Bold: the fastest of its order (block or global shuffle). Of each peer the best configuration measured: "
             "of all on the first two rows, elsewhere with a worker for each core; "
             "\\* other pixels, because it encodes or converts anew; † float32, whatever is asked for. "
             f"{machine['cores']} cores of {machine['cpu']}, medians of the rounds, "

@@ -51,3 +51,18 @@ def test_a_set_that_is_too_small_is_told(tmp_path: Path) -> None:
     done = run(data, tmp_path / "checkpoint.pt")
     assert done.returncode == 2
     assert "no batch of 16" in done.stderr
+
+
+def test_what_the_readme_shows_first_runs_as_it_stands(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text()
+    snippet = text.partition("## Use\n\n```python\n")[2].partition("```")[0]
+    shapes = 'print(batch["observation.images.top"].shape, batch["action"].shape)\n'
+    script = tmp_path / "first.py"
+    script.write_text(snippet.replace("print(loader.stats)", f"{shapes}print(loader.stats)"))
+    for _ in range(2):  # the second time its dataset is there
+        done = subprocess.run(
+            [sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path, check=False, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        assert "torch.Size([16, 2, 3, 240, 320]) torch.Size([16, 16, 6])" in done.stdout  # the last of 240 samples
+        assert "amplification=1.0" in done.stdout
