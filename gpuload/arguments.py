@@ -1,7 +1,8 @@
-"""Checks a Loader's arguments, and says what there is instead of those of torch's DataLoader."""
+"""Checks arguments, and says what there is instead of those of torch's DataLoader and LeRobot's dataset class."""
 
 import importlib.util
-from collections.abc import Iterable
+import operator
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -24,6 +25,26 @@ OF_DATALOADER = {
 }
 """What people bring from torch's DataLoader, and what there is instead."""
 
+OF_RECORDING = frozenset(
+    {
+        "vcodec",
+        "streaming_encoding",
+        "encoder_queue_maxsize",
+        "encoder_threads",
+        "camera_encoder",
+        "rgb_encoder",
+        "depth_encoder",
+        "token",
+    }
+)
+"""Arguments of LeRobot's class that say how to write or to download."""
+OF_LEROBOT: Mapping[str, tuple[object, str]] = {
+    "local_episode_loading": (False, "episodes= chooses what is loaded"),
+    "repo_type": ("dataset", "pass the dataset's folder as root"),
+}
+"""Arguments of LeRobot's class that change what is read: the one value that is accepted, and what to do instead of
+others."""
+
 
 def refuse_foreign(names: Iterable[str]) -> None:
     """For arguments that a Loader does not have.
@@ -35,6 +56,40 @@ def refuse_foreign(names: Iterable[str]) -> None:
         if name not in OF_DATALOADER:
             raise TypeError(f"Loader has no argument {name!r}")
         raise ConfigError(f"a Loader has no {name}, which torch's DataLoader has: {OF_DATALOADER[name]}")
+
+
+def refuse_of_lerobot(given: Mapping[str, object]) -> None:
+    """For arguments of LeRobot's class that a dataset here does not have.
+
+    Raises:
+        ConfigError: one would change what is read. TypeError: nobody knows it.
+    """
+    for name, value in given.items():
+        if name not in OF_RECORDING and name not in OF_LEROBOT:
+            raise TypeError(f"LeRobotDataset has no argument {name!r}")
+        usual, instead = OF_LEROBOT.get(name, (None, ""))
+        refuse(name in OF_LEROBOT and value not in (None, usual), name, value, instead)
+
+
+def whole_number(name: str, value: object) -> int:
+    """An index: whatever Python takes for one, but bool.
+
+    Raises:
+        ConfigError: it is none, or beyond 64 bits.
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or abs(number) > np.iinfo(np.int64).max:
+        raise ConfigError(f"{name} must be whole numbers, got {value!r}")
+    return number
+
+
+def refuse(wrong: bool, name: str, value: object, instead: str) -> None:
+    """Raises ConfigError if ``wrong``."""
+    if wrong:
+        raise ConfigError(f"{name}={value!r} cannot be honoured; {instead}")
 
 
 def at_least(least: int, name: str, value: float) -> int:

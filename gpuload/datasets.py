@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from gpuload.errors import ConfigError, DatasetError, OutOfRange
+from gpuload.arguments import refuse, refuse_of_lerobot, whole_number
+from gpuload.errors import DatasetError, OutOfRange
 from gpuload.metadata import LeRobotDatasetMetadata
 from gpuload.pipeline.direct import DirectReader
 from gpuload.sources.base import SampleSource, VideoField
@@ -27,26 +28,6 @@ from gpuload.transform import Transform
 Sample = dict[str, Any]
 """Tensors; ``task`` and other texts as str, or None where a row has none; annotations as lists."""
 ImageTransform = Callable[[torch.Tensor], torch.Tensor]
-OF_RECORDING = frozenset(
-    {
-        "vcodec",
-        "streaming_encoding",
-        "encoder_queue_maxsize",
-        "encoder_threads",
-        "camera_encoder",
-        "rgb_encoder",
-        "depth_encoder",
-        "token",
-    }
-)
-"""Arguments of LeRobot's class that say how to write or to download."""
-OF_LEROBOT: Mapping[str, tuple[object, str]] = {
-    "local_episode_loading": (False, "episodes= chooses what is loaded"),
-    "depth_output_unit": ("mm", "depth videos are in millimetres"),
-    "repo_type": ("dataset", "pass the dataset's folder as root"),
-}
-"""Arguments of LeRobot's class that change what is read: the one value that is accepted, and what to do instead of
-others."""
 
 
 class _NotHere:
@@ -72,6 +53,7 @@ class _Arguments:
     tolerance_s: float
     return_uint8: bool
     video_keys: list[str] | None
+    depth_output_unit: str
 
 
 class _Opened:
@@ -112,9 +94,10 @@ class LeRobotDataset(Dataset[Sample]):
         *,
         return_uint8: bool = False,
         video_keys: Sequence[str] | None = None,
+        depth_output_unit: Literal["mm", "m"] = "mm",
         **of_lerobot: object,
     ) -> None:
-        """LeRobot's arguments, and two of our own.
+        """LeRobot's arguments, and two of our own (``return_uint8``, ``video_keys``).
 
         Args:
             repo_id: a folder, or the name of a dataset that LeRobot or ``hf download`` has put into its cache.
@@ -125,8 +108,10 @@ class LeRobotDataset(Dataset[Sample]):
             delta_timestamps: seconds relative to the sample's own, by key: windows ``[T, …]`` and ``<key>_is_pad``.
             tolerance_s: how far a frame's time may be from its row's.
             return_uint8: pictures of videos as uint8 (0..255) instead of float32 in [0, 1]; image features stay
-                float32, depth videos float32 millimetres ``[(T,) 1, H, W]``.
+                float32, depth videos float32 ``[(T,) 1, H, W]``.
             video_keys: the video cameras to load; None is all of them, ``[]`` none. Image features always come.
+            depth_output_unit: ``"mm"``, whole millimetres in videos as from LeRobot, or ``"m"``, metres that are not
+                rounded; of depth in videos, in images and in ``meta.stats``.
             revision: which of the downloaded ones is meant by a name: a version, branch or commit.
             force_cache_sync: must be False: nothing is ever downloaded.
             download_videos, batch_encoding_size: no effect, for the same reason, and because nothing is recorded.
@@ -134,16 +119,12 @@ class LeRobotDataset(Dataset[Sample]):
             of_lerobot: LeRobot's other arguments: those of recording and downloading have no effect, those that would
                 change what is read are refused.
         """
-        _refuse(force_cache_sync, "force_cache_sync", force_cache_sync, "download the dataset with: hf download")
-        _refuse(
+        refuse(force_cache_sync, "force_cache_sync", force_cache_sync, "download the dataset with: hf download")
+        refuse(
             video_backend not in (None, "pyav", "torchcodec", "video_reader"), "video_backend", video_backend,
             "the Loader's backend= chooses a decoder",
         )  # fmt: skip
-        for name, value in of_lerobot.items():
-            if name not in OF_RECORDING and name not in OF_LEROBOT:
-                raise TypeError(f"LeRobotDataset has no argument {name!r}")
-            usual, instead = OF_LEROBOT.get(name, (None, ""))
-            _refuse(name in OF_LEROBOT and value not in (None, usual), name, value, instead)
+        refuse_of_lerobot(of_lerobot)
         self.repo_id = str(repo_id)
         self.set_image_transforms(image_transforms)
         self._arguments = _Arguments(
@@ -153,6 +134,7 @@ class LeRobotDataset(Dataset[Sample]):
             tolerance_s,
             return_uint8,
             None if video_keys is None else list(video_keys),
+            depth_output_unit,
         )
         self._stats: Stats | None = None
         self._opened: _Opened | None = None
@@ -219,7 +201,9 @@ class LeRobotDataset(Dataset[Sample]):
     def meta(self) -> LeRobotDatasetMetadata:
         opened = self._open()
         if opened.meta is None:
-            opened.meta = LeRobotDatasetMetadata.of(opened.source.meta, self.repo_id, self._stats)
+            opened.meta = LeRobotDatasetMetadata.of(
+                opened.source.meta, self.repo_id, self._stats, depth_unit=self._arguments.depth_output_unit
+            )
         return opened.meta
 
     @property
@@ -334,31 +318,12 @@ class LeRobotDataset(Dataset[Sample]):
                 tolerance_s=asked.tolerance_s,
                 return_uint8=asked.return_uint8,
                 video_keys=asked.video_keys,
+                depth_output_unit=asked.depth_output_unit,
             )
             opened = self._opened = _Opened(source)
         elif opened.pid != os.getpid():
             opened = self._opened = _Opened(opened.source, opened.meta)
         return opened
-
-
-def whole_number(name: str, value: object) -> int:
-    """An index: whatever Python takes for one, but bool.
-
-    Raises:
-        ConfigError: it is none, or beyond 64 bits.
-    """
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool) or abs(number) > np.iinfo(np.int64).max:
-        raise ConfigError(f"{name} must be whole numbers, got {value!r}")
-    return number
-
-
-def _refuse(wrong: bool, name: str, value: object, instead: str) -> None:
-    if wrong:
-        raise ConfigError(f"{name}={value!r} cannot be honoured; {instead}")
 
 
 def _read_videos(opened: _Opened, samples: npt.NDArray[np.int64]) -> dict[str, torch.Tensor]:

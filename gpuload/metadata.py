@@ -29,14 +29,14 @@ class LeRobotDatasetMetadata:
         self._set(read_meta(find_root(repo_id, root, revision)), str(repo_id), None)
 
     @classmethod
-    def of(cls, meta: Meta, repo_id: str, stats: Stats | None) -> Self:
-        """Of metadata that has been read; ``stats``: instead of the dataset's own."""
+    def of(cls, meta: Meta, repo_id: str, stats: Stats | None, *, depth_unit: str = "mm") -> Self:
+        """Of metadata that has been read; ``stats``: instead of the dataset's own; ``depth_unit``: of theirs."""
         made = cls.__new__(cls)
-        made._set(meta, repo_id, stats)
+        made._set(meta, repo_id, stats, depth_unit)
         return made
 
-    def _set(self, meta: Meta, repo_id: str, stats: Stats | None) -> None:
-        self._meta, self._stats = meta, stats
+    def _set(self, meta: Meta, repo_id: str, stats: Stats | None, depth_unit: str = "mm") -> None:
+        self._meta, self._stats, self._depth_unit = meta, stats, depth_unit
         self._placed: dict[str | None, Placement] = {}
         self.repo_id = repo_id
         self.root: Path = meta.root
@@ -140,9 +140,10 @@ class LeRobotDatasetMetadata:
             read = read_stats(self.root)
             try:
                 for key, feature in self._meta.info.features.items():
-                    if feature.to_millimetres != 1 and key in read:
+                    factor = feature.depth_factor(self._depth_unit)
+                    if factor != 1 and key in read:
                         read[key] = {
-                            name: value if name == "count" else value * feature.to_millimetres
+                            name: value if name == "count" else np.multiply(value, factor)
                             for name, value in read[key].items()
                         }
             except TypeError as error:

@@ -53,8 +53,12 @@ class LeRobotSource:
         tolerance_s: float = 1e-4,
         return_uint8: bool = False,
         video_keys: Sequence[str] | None = None,
+        depth_output_unit: str = "mm",
         cache_dir: Path | None = None,
     ) -> None:
+        if depth_output_unit not in ("mm", "m"):
+            raise ConfigError(f"depth_output_unit must be 'mm' or 'm', got {depth_output_unit!r}")
+        self._depth_unit = depth_output_unit
         if not tolerance_s >= 0:  # NaN is not, either
             raise ConfigError(f"tolerance_s must be 0 seconds or more, got {tolerance_s}")
         self.meta: Meta = read_meta(Path(root), episodes=episodes, video_keys=video_keys)
@@ -241,7 +245,8 @@ class LeRobotSource:
             batch[key] = lists.take(samples).to_pylist()
         for key, images in self._rows.images.items():
             rows = windows[self._offsets[key]][0] if key in self._offsets else samples
-            pictures = image_tensor(images.read(rows.reshape(-1)), self.meta.info.features[key].to_millimetres)
+            factor = self.meta.info.features[key].depth_factor(self._depth_unit)
+            pictures = image_tensor(images.read(rows.reshape(-1)), factor)
             batch[key] = pictures.reshape(*rows.shape, *pictures.shape[1:])
         for key, offsets in self._offsets.items():
             batch[f"{key}_is_pad"] = torch.from_numpy(windows[offsets][1].copy())
@@ -343,7 +348,7 @@ class LeRobotSource:
             )  # fmt: skip
         offsets = len(self._offsets.get(camera.key, (0,)))
         if feature.is_depth:
-            lut = depth_lut(feature.info, f"{self.meta.root}/meta/info.json, {camera.key!r}")
+            lut = depth_lut(feature.info, f"{self.meta.root}/meta/info.json, {camera.key!r}", unit=self._depth_unit)
             return VideoField(camera.key, offsets, offsets == 1, height, width, 1, "float32", lut)
         dtype = "uint8" if return_uint8 else "float32"
         return VideoField(camera.key, offsets, offsets == 1, height, width, 3, dtype)

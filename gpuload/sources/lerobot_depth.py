@@ -13,8 +13,8 @@ CODES = 4096
 _DEEP = re.compile(r"(gray|yuv4\d\dp)12(le|be)?")
 
 
-def depth_lut(info: Mapping[str, object], what: str) -> npt.NDArray[np.float32]:
-    """Millimetres of each code, float32 ``[4096]``, whole as LeRobot 0.6 returns them.
+def depth_lut(info: Mapping[str, object], what: str, *, unit: str = "mm") -> npt.NDArray[np.float32]:
+    """Depth of each code, float32 ``[4096]``: millimetres, whole as LeRobot 0.6 returns them, or metres, not rounded.
 
     ``depth = exp(log(min + shift) + code / 4095 * (log(max + shift) - log(min + shift))) - shift`` in metres, float32.
 
@@ -30,10 +30,12 @@ def depth_lut(info: Mapping[str, object], what: str) -> npt.NDArray[np.float32]:
         raise DatasetError(f"{what}: depth range {low} to {high} m with shift {shift} is no range; correct info.json")
     codes = np.arange(CODES, dtype=np.float32)
     first, last = (math.log(low + shift), math.log(high + shift)) if logarithmic else (low, high)
-    depth_m = codes * np.float32((last - first) / (CODES - 1)) + np.float32(first)
+    depth_m: npt.NDArray[np.float32] = codes * np.float32((last - first) / (CODES - 1)) + np.float32(first)
     if logarithmic:
         depth_m = np.exp(depth_m) - np.float32(shift)
     depth_m = np.clip(depth_m, np.float32(low), np.float32(high))
+    if unit == "m":
+        return depth_m
     lut: npt.NDArray[np.float32] = np.clip(np.rint(depth_m * np.float32(1000)), 0, 65535).astype(np.float32)
     return lut
 

@@ -139,8 +139,8 @@ def _pixels(data: bytes) -> npt.NDArray[np.generic]:
     return values[None].copy() if values.ndim == 2 else np.ascontiguousarray(values.transpose(2, 0, 1))
 
 
-def image_tensor(pictures: npt.NDArray[np.generic], to_millimetres: int) -> torch.Tensor:
-    """Any depth ``[n, C, H, W]`` -> float32: 8-bit in [0, 1], deeper ones as stored, maps of depth in millimetres."""
+def image_tensor(pictures: npt.NDArray[np.generic], factor: float) -> torch.Tensor:
+    """``[n, C, H, W]`` -> float32: 8-bit samples in [0, 1], others as stored but for ``factor``."""
     if pictures.dtype == np.uint8:
         return torch.from_numpy(pictures).to(torch.float32).div_(255)
-    return torch.from_numpy(pictures.astype(np.float32)).mul_(to_millimetres)
+    return torch.from_numpy(pictures.astype(np.float32)).mul_(factor)

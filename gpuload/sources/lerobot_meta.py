@@ -51,12 +51,14 @@ class Feature:
     def is_depth(self) -> bool:
         return self.info.get("video.is_depth_map") is True or self.info.get("is_depth_map") is True
 
-    @property
-    def to_millimetres(self) -> int:
-        """What stored distances, and statistics of a camera's, are to be multiplied by: LeRobot (pull request 3899)
-        notes the sensor's unit beside ``is_depth_map``. 1 where it says nothing."""
-        is_metres = self.is_depth and "m" in (self.info.get("video.depth_unit"), self.info.get("depth_unit"))
-        return 1000 if is_metres else 1
+    def depth_factor(self, unit: str) -> float:
+        """What stored distances, and their statistics, are to be multiplied by to be in ``unit``, ``mm`` or ``m``:
+        LeRobot (pull request 3899) notes the sensor's unit beside ``is_depth_map``; without a note it is millimetres.
+        1 of what is no depth."""
+        if not self.is_depth:
+            return 1
+        is_metres = "m" in (self.info.get("video.depth_unit"), self.info.get("depth_unit"))
+        return (1000 if is_metres else 1) / (1000 if unit == "m" else 1)
 
     @property
     def height_width(self) -> tuple[int, int] | None:

@@ -293,7 +293,7 @@ def test_an_older_layout_gives_the_same_rows(pristine: Path, tmp_path: Path, ver
         ({"video_keys": ["front"]}, "front"),
         ({"force_cache_sync": True}, "force_cache_sync"),
         ({"video_backend": "opencv"}, "video_backend"),
-        ({"depth_output_unit": "m"}, "depth_output_unit"),
+        ({"depth_output_unit": "cm"}, "depth_output_unit"),
         ({"repo_type": "bucket"}, "repo_type"),
         ({"episodes": [1.9]}, r"episodes.*1\.9"),
         ({"episodes": ["1"]}, "episodes.*'1'"),

@@ -4,6 +4,7 @@ import io
 import json
 import math
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -32,6 +33,9 @@ def test_depth_codes_mean_millimetres() -> None:
     low, high = math.log(3.51), math.log(13.5)
     for code in (1, 700, 2048, 4000):
         assert abs(float(lut[code]) - 1000 * (math.exp(low + code / 4095 * (high - low)) - 3.5)) <= 0.51
+        assert float(depth_lut({}, "test", unit="m")[code]) == pytest.approx(
+            math.exp(low + code / 4095 * (high - low)) - 3.5, abs=2e-6
+        )
     linear = depth_lut({"video.use_log": False, "video.depth_min": 0.0, "video.depth_max": 4.095}, "test")
     np.testing.assert_array_equal(linear, np.arange(4096, dtype=np.float32))
 
@@ -65,6 +69,10 @@ def test_depth_videos_come_back_in_millimetres(tmp_path: Path, form: str) -> Non
     assert isinstance(sample, torch.Tensor)
     assert sample.shape == (2, 1, 48, 64)
     assert np.abs(sample.numpy()[:, 0] - expected[4:6]).max() <= 1
+    in_metres = LeRobotDataset(root, delta_timestamps={KEY: [-1 / 30, 0.0]}, depth_output_unit="m")
+    assert np.abs(in_metres[5][KEY].numpy()[:, 0] - expected[4:6] / 1000).max() <= 0.00051
+    with Loader(in_metres, 5) as loader:
+        torch.testing.assert_close(next(iter(loader))[KEY][3], in_metres[3][KEY])
     with Loader(dataset, 5, shuffle="global", num_threads=2) as loader:
         for batch in loader:
             assert batch[KEY].dtype == torch.float32
@@ -80,10 +88,12 @@ def test_a_picture_of_depth_without_12_bits_is_an_error_of_it() -> None:
         SwscaleConverter().convert(av.VideoFrame(64, 48, "yuv420p10le"), slot, 0, form)
 
 
+@pytest.mark.parametrize("wanted", ["mm", "m"])
 @pytest.mark.parametrize(("unit", "scale"), [("m", 1000), ("mm", 1), (None, 1)])
-def test_images_of_depth_come_in_millimetres_by_the_unit_that_was_noted(
-    copy: Path, unit: str | None, scale: int
+def test_images_of_depth_come_in_the_unit_that_was_asked_for_by_the_one_that_was_noted(
+    copy: Path, unit: str | None, scale: float, wanted: Literal["mm", "m"]
 ) -> None:
+    scale = scale / 1000 if wanted == "m" else scale
     depth = np.linspace(0.5, 2.5, 6 * 8, dtype=np.float32).reshape(6, 8)
     buffer = io.BytesIO()
     Image.fromarray(depth).save(buffer, "tiff")
@@ -92,7 +102,7 @@ def test_images_of_depth_come_in_millimetres_by_the_unit_that_was_noted(
     edit_json(copy / "meta/info.json", lambda v: v["features"]["depth"].update(info=noted))
     listed = {"min": [[[0.5]]], "max": [[[2.5]]], "mean": [[[1.5]]], "std": [[[0.1]]], "count": [60]}
     edit_json(copy / "meta/stats.json", lambda v: v.update(depth=listed))
-    dataset = LeRobotDataset(copy, video_keys=[])
+    dataset = LeRobotDataset(copy, video_keys=[], depth_output_unit=wanted)
     np.testing.assert_allclose(dataset[3]["depth"].numpy(), depth[None] * scale, rtol=1e-6)
     with Loader(dataset, 4, device="cpu") as loader:
         np.testing.assert_allclose(next(iter(loader))["depth"][0].numpy(), depth[None] * scale, rtol=1e-6)
