@@ -86,6 +86,7 @@ def run() -> None:
             typer.echo(f"gpuload: no FFmpeg for torchcodec, its links cannot be written: {error}", err=True)
         else:
             if wanted != dict(os.environ):
+                wanted[ffmpeg.OF_SHELL] = os.environ.get(ffmpeg.VARIABLE, "")
                 os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
     app()
 
@@ -281,6 +282,8 @@ def doctor() -> None:
         typer.echo(f"backend   {backend.name}: {'usable' if backend.usable else 'not usable'}: {backend.reason}")
         for library in backend.libavcodec:
             typer.echo(f"            FFmpeg: {library}")
+        if backend.in_scripts:
+            typer.echo(f"            {backend.in_scripts}")
 
 
 @app.command()

@@ -2,14 +2,17 @@
 
 import importlib.util
 import json
+import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 
 import torch
 
+from gpuload import ffmpeg
 from gpuload.cores import usable_cores
 from gpuload.decode.registry import name_of
 from gpuload.device.libswscale import can_call_swscale, swscale_path
@@ -57,6 +60,8 @@ class Backend:
     reason: str
     """Why it can or cannot be used."""
     libavcodec: tuple[str, ...]
+    in_scripts: str = ""
+    """What is otherwise in a script that the shell starts, which gpuload has not given a search path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +156,30 @@ def judge(name: str, *, module: str, package: str, decodes: str) -> Backend:
     """Whether gpuload can decode with library ``module``, and why; ``decodes``: what without a GPU."""
     if not installed(module):
         return Backend(name, False, f"{module} is not installed; install it with: pip install '{package}'", ())
-    probe = probe_import(module)
+    # torchcodec as gpuload's commands and decode processes start it.
+    probe = probe_import(module, prepared() if name == "torchcodec" else None)
     if probe.error:
         return Backend(name, False, f"{module} cannot be loaded: {probe.error}", probe.libavcodec)
+    in_scripts = scripts_differ(module, probe) if name == "torchcodec" else ""
     where = f"{decodes}, and on NVDEC" if name != "pyav" and torch.cuda.is_available() else decodes
-    return Backend(name, True, f"{module} imports and decodes {where}", probe.libavcodec)
+    return Backend(name, True, f"{module} imports and decodes {where}", probe.libavcodec, in_scripts)
+
+
+def prepared() -> dict[str, str] | None:
+    try:
+        return ffmpeg.environment(os.environ)
+    except OSError:  # the cache folder cannot be written: no links
+        return None
+
+
+def scripts_differ(module: str, probe: Probe) -> str:
+    """What a script of the user's own gets instead, and what to do; empty if it gets the same."""
+    shell = {**os.environ, ffmpeg.VARIABLE: os.environ.get(ffmpeg.OF_SHELL, os.environ.get(ffmpeg.VARIABLE, ""))}
+    theirs = probe_import(module, shell)
+    if (theirs.error, theirs.libavcodec) == (probe.error, probe.libavcodec):
+        return ""
+    found = f"another FFmpeg, {', '.join(theirs.libavcodec)}" if not theirs.error else theirs.error
+    return f'in your own scripts: {found}; run eval "$(gpuload env)" in the shell first'
 
 
 def installed(module: str) -> bool:
@@ -165,11 +189,16 @@ def installed(module: str) -> bool:
         return False
 
 
-def probe_import(module: str) -> Probe:
-    """Import ``module`` in a fresh interpreter with the same environment, at most ``TIMEOUT_S``."""
+def probe_import(module: str, environment: Mapping[str, str] | None = None) -> Probe:
+    """Import ``module`` in a fresh interpreter, at most ``TIMEOUT_S``; ``environment``: None is this process's."""
     try:
         run = subprocess.run(
-            [sys.executable, "-P", "-c", PROBE, module], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            [sys.executable, "-P", "-c", PROBE, module],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+            env=environment,
         )
     except subprocess.TimeoutExpired:
         return Probe(f"still not done after {TIMEOUT_S:.0f} s", ())

@@ -18,6 +18,8 @@ import platformdirs
 
 VARIABLE = "LD_LIBRARY_PATH"
 """The linker reads it when a process starts: setting it later changes nothing."""
+OF_SHELL = "GPULOAD_SHELL_LD_LIBRARY_PATH"
+"""What the variable was before gpuload's command started itself again with another: for ``gpuload doctor``."""
 _LIBRARY = re.compile(r"^(lib(?:av|sw|postproc)[a-z]*)-[0-9a-f]+\.so\.(\d+)")
 """``libavcodec-5e6b81c2.so.62.28.102``: the wheel's name; the linker wants ``libavcodec.so.62``."""
 

@@ -1,6 +1,8 @@
 """What ``gpuload doctor`` and ``gpuload info`` say of GPUs, from recorded capability tables and on this machine."""
 
+import os
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ import torch
 from gpuload.decode.registry import Machine, StreamKind, find_machine
 from gpuload.demo import write_dataset
 from gpuload.device.nvdec import NvdecMissing, NvdecTable, from_json, probe_caps
-from gpuload.doctor import describe_nvdec, find_devices
+from gpuload.doctor import describe_nvdec, find_devices, judge
+from gpuload.ffmpeg import OF_SHELL, VARIABLE, bundled_libraries, environment
 from gpuload.info import decoder_of, summarize
 
 RECORDS = Path(__file__).parents[1] / "data" / "nvdec"
@@ -90,3 +93,20 @@ def test_info_chooses_for_every_camera_of_a_dataset(tmp_path: Path) -> None:
     kind = StreamKind("h264", "yuv420p", 8, "420", 160, 144)
     assert camera.decoder == decoder_of(kind, device=device, machine=find_machine(device=device, backend="auto"))
     assert device == "cuda" or camera.decoder == "pyav on the CPU, FFmpeg's h264: device is cpu"
+
+
+@pytest.mark.skipif(find_spec("torchcodec") is None, reason="torchcodec is not installed")
+@pytest.mark.skipif(bundled_libraries() is None, reason="PyAV has no FFmpeg of its own to share")
+def test_doctor_tells_what_torchcodec_takes_in_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = {"module": "torchcodec", "package": "torchcodec", "decodes": "on the CPU"}
+    monkeypatch.delenv(OF_SHELL, raising=False)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    found = judge("torchcodec", **ask)
+    assert found.usable
+    assert [Path(library).parent for library in found.libavcodec] == [bundled_libraries()]
+    assert found.in_scripts.startswith("in your own scripts: ")
+    assert found.in_scripts.endswith('run eval "$(gpuload env)" in the shell first')
+    monkeypatch.setenv(VARIABLE, environment(os.environ)[VARIABLE])  # the shell has done so
+    assert judge("torchcodec", **ask).in_scripts == ""
+    monkeypatch.setenv(OF_SHELL, "")  # or it was the command itself
+    assert judge("torchcodec", **ask).in_scripts == found.in_scripts
