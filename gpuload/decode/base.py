@@ -28,6 +28,10 @@ class Stream:
     """FFmpeg's name, as the container has it; full-range twins (``yuvj420p``) are told by the pictures only."""
     chroma_location: int = 0
     """FFmpeg's AVChromaLocation; 0: unspecified."""
+    tag: str = ""
+    """The container's name of the codec, where decoders depend on it."""
+    coded_bits: int = 0
+    """Bits of a pixel that the container tells decoders; 0: nothing depends on it."""
     in_order: bool = False
     """Its times say that packets are shown in their order."""
 

@@ -18,7 +18,10 @@ from gpuload.index.video import Color
 MAX_SESSIONS = 8
 """Codec sessions kept; a dataset rarely has more kinds of streams, and a session holds a few MB of pictures."""
 
-Key = tuple[str, bytes, Color, tuple[int, int], re.Pattern[str] | None]
+WHOLE = (PictureType.I, PictureType.NONE)
+"""Kinds of a picture that refers to no other; decoders of codecs that have nothing else do not say."""
+
+Key = tuple[str, str, int, bytes, Color, tuple[int, int], re.Pattern[str] | None]
 Sets = tuple[bytes, ...]
 
 
@@ -155,7 +158,7 @@ class PyavDecoder:
     ) -> Iterator[tuple[int, av.VideoFrame]]:
         for frame in frames:
             number = frame.pts
-            if number == run.first and frame.pict_type != PictureType.I and stream.codec not in MISS_REFERENCES:
+            if number == run.first and frame.pict_type not in WHOLE and stream.codec not in MISS_REFERENCES:
                 raise failed(stream, number, "the file calls it a keyframe, but it is none")
             if self._spoils(frame, stream, run, missing):
                 raise failed(stream, number or run.first, "the picture is damaged")
@@ -178,7 +181,7 @@ class PyavDecoder:
         self, stream: Stream, entry: int, packet: int, sets: Sets, harmless: re.Pattern[str] | None
     ) -> Session:
         extradata = stream.extradata[entry] if stream.extradata else b""
-        key = (stream.codec, extradata, stream.color, told_size(stream), harmless)
+        key = (stream.codec, stream.tag, stream.coded_bits, extradata, stream.color, told_size(stream), harmless)
         kept = self._sessions.get(key)
         if kept is None or (kept.sets and kept.sets != sets):  # what packets brought would stay for others
             kept = self._sessions[key] = open_session(stream, extradata, packet, harmless)

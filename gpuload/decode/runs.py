@@ -18,6 +18,8 @@ def stream_of(video: VideoIndex) -> Stream:
         rotation=video.rotation,
         pixel_format=video.pixel_format,
         chroma_location=video.chroma_location,
+        tag=video.tag,
+        coded_bits=video.coded_bits,
         in_order=bool((np.diff(video.pts) > 0).all()),
     )
 

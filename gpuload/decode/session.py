@@ -78,6 +78,12 @@ def open_session(stream: Stream, extradata: bytes, packet: int, harmless: re.Pat
         context.thread_count = 1
         if told_size(stream) != (0, 0):
             context.width, context.height = stream.width, stream.height
+        if stream.tag:
+            context.codec_tag = stream.tag
+        if stream.coded_bits:
+            context.bits_per_coded_sample = stream.coded_bits
+        if stream.codec == "rawvideo":
+            context.pix_fmt = stream.pixel_format
         options = {}
         if harmless is None:  # else FFmpeg paints over damaged blocks and hands the result out as a good picture
             options["err_detect"] = "explode"

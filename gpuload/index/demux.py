@@ -19,6 +19,7 @@ from gpuload.errors import VideoError
 from gpuload.index import frame_headers
 from gpuload.index.chroma import chroma_location
 from gpuload.index.keyframes import false_keyframes, hidden_at_start, point_of
+from gpuload.index.mp4_entry import SELF_CONTAINED, told_by
 from gpuload.index.nal import CODECS, Kind, is_decodable_leading, may_bring_sets
 from gpuload.index.parameter_sets import ParameterSets
 from gpuload.index.reorder import LOOKED_AT, is_reordered
@@ -82,6 +83,7 @@ def demux_index(path: str | Path) -> VideoIndex:
                 raise VideoError(f"{path}: FFmpeg could not decode one of its {len(seen.size)} packets; re-encode it")
             context = stream.codec_context
             codec, pixel_format = context.codec.canonical_name, context.pix_fmt
+            tag, coded_bits = told_by(context) if codec not in SELF_CONTAINED else ("", 0)
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             time_base = stream.time_base or 1 / rate
             untimed = None in seen.pts or container.format.name in _UNTIMED_FORMATS
@@ -119,6 +121,8 @@ def demux_index(path: str | Path) -> VideoIndex:
         pixel_format=pixel_format,
         rotation=round(seen.first.rotation / 90) * 90 % 360,
         color=color,
+        tag=tag,
+        coded_bits=coded_bits,
         chroma_location=chroma_location(codec, extradata),
         time_base=time_base,
         extradata=tuple(seen.configurations),

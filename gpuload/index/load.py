@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 SIDE_BY_SIDE = 16
 """Files that are indexed at a time."""
 TOLD_EVERY_S = 10.0
-_MAGIC = b"gpuload index 8\n"
+_MAGIC = b"gpuload index 9\n"
 """Format version: count it up when a field's meaning changes, and older files are ignored."""
 _HEAD = struct.Struct("<QII")
 _ARRAYS = ("pos", "size", "pts", "dts", "flags", "entry", "frame_packet", "frame_start")
@@ -111,6 +111,8 @@ def _to_bytes(index: VideoIndex, identity: list[str | int]) -> bytes:
         "pixel_format": index.pixel_format,
         "rotation": index.rotation,
         "color": index.color,
+        "tag": index.tag,
+        "coded_bits": index.coded_bits,
         "chroma_location": index.chroma_location,
         "time_base": [index.time_base.numerator, index.time_base.denominator],
         "extradata": [one.hex() for one in index.extradata],
@@ -147,6 +149,8 @@ def _from_bytes(data: bytes, identity: list[str | int]) -> VideoIndex | None:
         pixel_format=head["pixel_format"],
         rotation=head["rotation"],
         color=Color(*head["color"]),
+        tag=head["tag"],
+        coded_bits=head["coded_bits"],
         chroma_location=head["chroma_location"],
         time_base=Fraction(*head["time_base"]),
         extradata=tuple(bytes.fromhex(one) for one in head["extradata"]),

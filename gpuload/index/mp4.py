@@ -29,7 +29,7 @@ from gpuload.index.mp4_boxes import (
     untold,
 )
 from gpuload.index.mp4_edits import Edit, Edited, apply_edits, time_offset
-from gpuload.index.mp4_entry import Entry, ask_ffmpeg, ask_for_size, ask_for_track, read_entries
+from gpuload.index.mp4_entry import SELF_CONTAINED, Entry, ask_decoder, ask_ffmpeg, ask_for_track, read_entries
 from gpuload.index.mp4_fragments import read_defaults, read_fragment
 from gpuload.index.nal import CODECS
 from gpuload.index.picture_size import HEAD_BYTES, coded_size
@@ -138,8 +138,11 @@ def _build_index(
     if not codec or not pixel_format:
         codec, pixel_format = ask_ffmpeg(path)
     width, height = entry.width, entry.height
-    if coded_size(codec, entry.extradata, head) != (width, height):
-        width, height = ask_for_size(path) or (width, height)
+    tag, coded_bits = "", 0
+    is_told = codec in SELF_CONTAINED and coded_size(codec, entry.extradata, head) == (width, height)
+    if not is_told and (told := ask_decoder(path)):
+        width, height = told.width, told.height
+        tag, coded_bits = ("", 0) if codec in SELF_CONTAINED else (told.tag, told.coded_bits)
     return VideoIndex(
         path=path,
         stream=track.stream,
@@ -149,6 +152,8 @@ def _build_index(
         pixel_format=pixel_format,
         rotation=track.rotation,
         color=entry.color,
+        tag=tag,
+        coded_bits=coded_bits,
         chroma_location=chroma_location(codec, entry.extradata),
         time_base=Fraction(1, track.time_scale),
         extradata=configurations,

@@ -2,6 +2,7 @@
 
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import av
 from av.video.stream import VideoStream
@@ -16,6 +17,8 @@ _CODECS = {
     b"av01": "av1", b"dav1": "av1", b"vp09": "vp9", b"vp08": "vp8", b"vvc1": "vvc", b"vvi1": "vvc",
     b"jpeg": "mjpeg", b"mjpa": "mjpeg", b"mjpg": "mjpeg",
 }  # fmt: skip
+SELF_CONTAINED = frozenset({"h264", "hevc", "av1", "vp9", "vp8", "vvc"})
+"""Codecs whose bitstreams say everything that decoders need."""
 _CONFIGURATION = (b"avcC", b"hvcC", b"av1C", b"vvcC", b"glbl")
 _CHROMA = {0: "gray", 1: "yuv420p", 2: "yuv422p", 3: "yuv444p"}
 _ESDS_CODECS = {0x20: "mpeg4", 0x6C: "mjpeg", 0x6D: "png"}
@@ -78,15 +81,33 @@ def ask_ffmpeg(path: str) -> tuple[str, str]:
     raise VideoError(f"{path}: neither the file nor FFmpeg tells its codec and pixel format; re-encode it")
 
 
-def ask_for_size(path: str) -> tuple[int, int] | None:
-    """Width and height of the first picture that FFmpeg decodes; None: it decodes none."""
+class Told(NamedTuple):
+    """What FFmpeg's demuxer and decoder say of a video."""
+
+    width: int
+    height: int
+    """Of the first picture."""
+    tag: str
+    coded_bits: int
+
+
+def ask_decoder(path: str) -> Told | None:
+    """By decoding the first picture; None: there is none to be had."""
     try:
         with av.open(path) as container:
-            frame = next(container.decode(container.streams.best("video")))
+            stream = container.streams.best("video")
+            frame = next(container.decode(stream))
+            assert isinstance(stream, VideoStream)
             assert isinstance(frame, av.VideoFrame)
-            return frame.width, frame.height
+            return Told(frame.width, frame.height, *told_by(stream.codec_context))
     except (av.FFmpegError, OSError, StopIteration):  # whoever decodes it will say so
         return None
+
+
+def told_by(context: "av.VideoCodecContext") -> tuple[str, int]:
+    """The container's name of the codec, empty where it is none of four characters, and the bits of a pixel."""
+    tag = context.codec_tag
+    return tag if tag.isascii() and tag.isprintable() else "", context.bits_per_coded_sample
 
 
 def _read_entry(box: Box, path: str) -> Entry:

@@ -50,6 +50,10 @@ class VideoIndex:
     """Degrees counter-clockwise by which the stored picture is turned for display: 0, 90, 180 or 270."""
     color: Color
     """A decoder begins with it, and keeps it where the bitstream says nothing."""
+    tag: str
+    """The container's name of the codec (``ap4h``, ``XVID``), where it decides how decoders read; else empty."""
+    coded_bits: int
+    """Bits of a pixel that the container tells decoders, where they depend on it; else 0."""
     chroma_location: int
     """Where the codec configuration places chroma samples: FFmpeg's AVChromaLocation; 0: it does not say."""
     time_base: Fraction

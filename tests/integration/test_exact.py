@@ -145,3 +145,24 @@ def test_a_directory_or_garbage_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "g.mp4", tmp_path / "missing.mp4"):
         with pytest.raises(VideoError):
             Video(path)
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix", "form", "options"),
+    [
+        ("prores_ks", ".mov", "yuv444p10le", {"profile": "4444"}),  # 12 bits by its name, 10 without
+        ("utvideo", ".avi", "yuv422p", {}),
+        ("qtrle", ".mov", "rgb24", {}),
+        ("cfhd", ".mov", "yuv422p10le", {}),
+        ("huffyuv", ".avi", "yuv422p", {}),
+        ("v210", ".mov", "yuv422p10le", {}),
+        ("rawvideo", ".avi", "yuv420p", {}),
+        ("rawvideo", ".mov", "uyvy422", {}),
+        ("mpeg2video", ".ts", "yuv420p", {}),
+    ],
+)
+def test_decoders_that_go_by_what_the_container_calls_the_codec(
+    tmp_path: Path, codec: str, suffix: str, form: str, options: dict[str, str]
+) -> None:
+    path = make_video(tmp_path / f"v{suffix}", codec=codec, gop=4, frames=9, pix_fmt=form, options=options)
+    assert_all_frames_exact(path)
