@@ -1,11 +1,13 @@
-"""First bits of AV1, VP9 and VP8 packets: whether decoding can begin there, and the size of pictures."""
+"""First bits of AV1, VP9, VP8 and MPEG-4 packets: whether decoding can begin there, and the size of pictures."""
 
 from collections.abc import Iterator
 
 from gpuload.index.bits import Bits
 from gpuload.index.nal import Kind
 
-CODECS = frozenset({"av1", "vp9", "vp8"})
+CODECS = frozenset({"av1", "vp9", "vp8", "mpeg4"})
+_VOP = b"\0\0\1\xb6"
+"""``vop_start_code`` of MPEG-4 Visual (ISO/IEC 14496-2 6.2.5)."""
 _SEQUENCE_HEADER = 1
 _FRAMES = (3, 6)
 """OBU_FRAME_HEADER and OBU_FRAME (AV1 6.2.2)."""
@@ -20,7 +22,7 @@ def frame_kind(codec: str, packet: bytes | memoryview) -> Kind:
     ``codec`` is one of ``CODECS``.
     """
     try:
-        is_key = {"av1": _is_av1_key, "vp9": _is_vp9_key, "vp8": _is_vp8_key}[codec](bytes(packet))
+        is_key = _IS_KEY[codec](bytes(packet))
     except (EOFError, ValueError, IndexError):
         return "unknown"
     return "unknown" if is_key is None else "clean" if is_key else "none"
@@ -147,3 +149,12 @@ def _vp8_size(data: bytes) -> tuple[int, int]:
     if data[0] & 1 or data[3:6] != _VP8_SYNC:
         raise ValueError("no key frame of VP8")
     return (data[6] | data[7] << 8) & 0x3FFF, (data[8] | data[9] << 8) & 0x3FFF
+
+
+def _is_mpeg4_key(data: bytes) -> bool | None:
+    """By ``vop_coding_type`` of the first picture (ISO/IEC 14496-2 6.3.5); None: there is none."""
+    begin = data.find(_VOP)
+    return None if begin < 0 else data[begin + 4] >> 6 == 0
+
+
+_IS_KEY = {"av1": _is_av1_key, "vp9": _is_vp9_key, "vp8": _is_vp8_key, "mpeg4": _is_mpeg4_key}

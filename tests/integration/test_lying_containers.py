@@ -30,6 +30,8 @@ from tests.videos import decode_all, frame_number, make_video, numbered_picture
         ("libx265", "empty"),
         ("libsvtav1", "free"),
         ("libvpx-vp9", "free"),
+        ("mpeg4", "free"),
+        ("mpeg4", "empty"),
     ],
 )
 def test_a_table_of_keyframes_that_says_something_else(tmp_path: Path, codec: str, rows: str) -> None:
