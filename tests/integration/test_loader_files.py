@@ -17,6 +17,7 @@ import torch
 from gpuload import ConfigError, LeRobotDataset, Loader, LoaderClosed
 from gpuload.demo import write_dataset
 from gpuload.errors import DatasetError, GpuloadError, VideoError
+from gpuload.pipeline.handle import WorkerHandle
 from gpuload.sources import lerobot, lerobot_rows
 from tests.lerobot_sets import add_feature
 from tests.older import CHUNKS_SIZE, write_older
@@ -277,3 +278,17 @@ def test_the_errors_of_a_dataset_are_the_datasets(root: Path) -> None:
     (root / "data/chunk-000/episode_000001.parquet").unlink()
     with pytest.raises(DatasetError, match="episode_000001"):
         LeRobotDataset(root)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/PID/maps is Linux's")
+def test_decode_processes_load_no_torch(root: Path) -> None:
+    """It takes a second and some 300 MB, of each of them."""
+    with Loader(LeRobotDataset(root), 8, num_threads=2, device="cpu") as loader:
+        next(iter(loader))
+        pids = [worker.pid for worker in loader._prefetcher._crew if isinstance(worker, WorkerHandle)]
+        assert len(pids) == 2
+        for pid in pids:
+            mapped = Path(f"/proc/{pid}/maps").read_text()
+            assert "libavcodec" in mapped
+            assert "libtorch" not in mapped
+            assert "pyarrow" not in mapped
