@@ -136,12 +136,12 @@ class Cell:
 
 
 def open_comparison(name: str, settings: dict[str, Any], *, fresh: bool, folder: Path = RECORDS) -> Comparison:
-    """The record of this code, these settings and this machine, gone on with unless ``fresh``.
+    """The record of this code, these settings, versions and this machine, gone on with unless ``fresh``.
 
     What failed is tried again, and stands in the record until then.
     """
-    machine = describe_machine()
-    about = {**settings, "cpu": machine["cpu"], "cores": machine["cores"]}
+    machine, versions = describe_machine(), describe_versions()
+    about = {**settings, **versions, "cpu": machine["cpu"], "cores": machine["cores"]}
     path = folder / f"{name}-{code_identity()}-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:6]}.json"
     if path.exists() and not fresh:
         comparison = Comparison(path, json.loads(path.read_text()))
@@ -151,7 +151,7 @@ def open_comparison(name: str, settings: dict[str, Any], *, fresh: bool, folder:
         "when": datetime.now(UTC).isoformat(),
         "commit": current_commit(),
         "machine": machine,
-        "versions": describe_versions(),
+        "versions": versions,
         "settings": settings,
         "environments": {},
         "checks": {},
