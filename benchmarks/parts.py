@@ -119,7 +119,8 @@ def main() -> None:
     if args.update:
         machine = describe_machine()
         content = {"when": datetime.now(UTC).isoformat(), "commit": current_commit(), "cpu": machine["cpu"]}
-        kept = json.loads(BASELINE.read_text())["ratios"] if BASELINE.exists() else {}
+        before = json.loads(BASELINE.read_text())["ratios"] if BASELINE.exists() else {}
+        kept = {name: ratio for name, ratio in before.items() if name.partition("[")[0] in ON_A_DEVICE}
         # Those that this machine cannot measure (kernels without a GPU) stay.
         BASELINE.write_text(json.dumps({**content, "ratios": {**kept, **ratios}}, indent=2) + "\n")
         console.print(f"baseline of {len(ratios)} parts written to {BASELINE}", soft_wrap=True)

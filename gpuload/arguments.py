@@ -98,11 +98,15 @@ def at_least(least: int, name: str, value: float) -> int:
     Raises:
         ConfigError: it is less than ``least``, or no whole number.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not value >= least:
-        raise ConfigError(f"{name} must be at least {least}, got {value!r}")
-    if not np.isfinite(value) or int(value) != value:
+    try:
+        number = int(value) if isinstance(value, float) and value.is_integer() else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
         raise ConfigError(f"{name} must be a whole number, got {value!r}")
-    return int(value)
+    if number < least:
+        raise ConfigError(f"{name} must be at least {least}, got {number}")
+    return number
 
 
 def finishing_device(device: torch.device) -> torch.device | None:

@@ -137,7 +137,7 @@ def info(path: DatasetPath, camera: Cameras = None) -> None:
     """Show what a dataset holds: episodes, cameras, codecs, GOP lengths, sizes, and what would decode it.
 
     A long GOP makes random access dear, since every frame from the keyframe on must be decoded: that is what block
-    shuffle is for. Indexes each video once (no picture is decoded); the second time is quick.
+    shuffle is for. Indexes each video once (hardly a picture is decoded); the second time is quick.
 
     Example: `gpuload info ~/datasets/pusht`
     """

@@ -134,7 +134,7 @@ class LeRobotDataset(Dataset[Sample]):
             tolerance_s,
             return_uint8,
             None if video_keys is None else list(video_keys),
-            depth_output_unit,
+            depth_output_unit or "mm",
         )
         self._stats: Stats | None = None
         self._opened: _Opened | None = None

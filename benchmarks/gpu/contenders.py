@@ -35,6 +35,8 @@ class PyavCudaDecoder:
     Nothing says when FFmpeg's copies on the GPU have ended: synchronise before planes are read.
     """
 
+    fell_back = False
+
     def __init__(self, device: str) -> None:
         self._device = device
         self._sessions: dict[tuple[str, bytes], av.VideoCodecContext] = {}
@@ -96,6 +98,8 @@ class PyavCudaDecoder:
 class PynvDecoder:
     """NVIDIA's PyNvVideoCodec, fed with packets in the form of a raw stream. Pictures are copies: its own frames are
     used again at its next call."""
+
+    fell_back = False
 
     def __init__(self, device: str) -> None:
         # It ends the process where a driver is there and does not work.

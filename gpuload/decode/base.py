@@ -56,6 +56,9 @@ class Run:
 class Decoder(Protocol):
     """One codec session a stream kind, kept between runs. Not thread-safe: one decoder per decode thread."""
 
+    fell_back: bool
+    """Of the last run, some was decoded by another decoder in this one's stead."""
+
     def decode(self, stream: Stream, run: Run) -> Iterator[tuple[int, av.VideoFrame | DevicePicture]]:
         """Yields ``(packet number, picture)`` of every wanted picture once, in presentation order:
         an ``av.VideoFrame`` of a backend on the CPU, a ``DevicePicture`` of one on a GPU.

@@ -55,6 +55,8 @@ class DaliDecoder:
     Damage is found where DALI refuses a run, and only there: it conceals flipped bits within a picture.
     """
 
+    fell_back = False
+
     def __init__(self, device: str = "cpu") -> None:
         self._device = device
         self._usable: set[str] = set()

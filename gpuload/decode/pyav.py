@@ -32,6 +32,8 @@ class PyavDecoder:
     timestamps say. Sessions run with one thread each: parallelism comes from independent runs.
     """
 
+    fell_back = False
+
     def __init__(self) -> None:
         self._sessions: OrderedDict[Key, Session] = OrderedDict()
         self._number = 0

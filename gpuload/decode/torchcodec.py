@@ -114,6 +114,8 @@ class TorchcodecDecoder:
     bits within a picture may give a wrong picture and no error. The PyAV backend refuses those.
     """
 
+    fell_back = False
+
     def __init__(self, device: str = "cpu", *, one_call: bool = False, falls_back: bool = False) -> None:
         """``falls_back``: PyAV decodes what torchcodec refuses or gives no picture of, and the log says so: a file is
         damaged only if both say so.
@@ -127,6 +129,8 @@ class TorchcodecDecoder:
         self._one_call, self._falls_back = one_call, falls_back
         self._told: set[Kind] = set()
         """Kinds of streams of which the log says that PyAV decodes some."""
+        self._refused: set[Kind] = set()
+        """Kinds of streams that PyAV decodes all of."""
         self._sessions: OrderedDict[Kind, VideoPacketDecoder] = OrderedDict()
         self._colors: dict[Kind, _Color] = {}
         """Of the kinds of streams that are known to be decoded on the GPU; empty on the CPU."""
@@ -147,20 +151,25 @@ class TorchcodecDecoder:
             ConfigError: the packets fit into no MP4, or the GPU does not decode such a stream.
         """
         missing = set(run.wanted)
-        try:
-            for number, picture in self._decode(stream, run):
-                missing.discard(number)
-                yield number, picture
-            return
-        except (DecodeError, ConfigError) as error:
-            if not self._falls_back:
-                raise
-            refused = error.anew()
-        yield from self._reference.decode(stream, replace(run, wanted=frozenset(missing)))
-        kind = stream.codec, b"", stream.width, stream.height, stream.color
-        if kind not in self._told:
-            self._told.add(kind)
-            logger.warning("the CPU decodes a run that %s did not: %s", self._device, refused)
+        kind = stream.codec, b"".join(stream.extradata), stream.width, stream.height, stream.color
+        self.fell_back = kind in self._refused
+        if not self.fell_back:
+            try:
+                for number, picture in self._decode(stream, run):
+                    missing.discard(number)
+                    yield number, picture
+                return
+            except (DecodeError, ConfigError) as error:
+                if not self._falls_back:
+                    raise
+                if isinstance(error, ConfigError):  # so it would be with every run
+                    self._refused.add(kind)
+                self.fell_back, refused = True, error.anew()
+            if kind not in self._told:
+                self._told.add(kind)
+                logger.warning("the CPU decodes what %s does not: %s", self._device, refused)
+        if missing:
+            yield from self._reference.decode(stream, replace(run, wanted=frozenset(missing)))
 
     def _decode(self, stream: Stream, run: Run) -> Iterator[tuple[int, av.VideoFrame | DevicePicture]]:
         try:

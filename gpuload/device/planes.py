@@ -71,7 +71,11 @@ class PlaneWriter:
         name = staged_format(own)
         form = form_of(picture, pixel_format=name, rotation=rotation, chroma_location=chroma_location)
         if name != own:
-            picture = self._reformatter.reformat(picture, format=name, threads=1)
+            try:
+                picture = self._reformatter.reformat(picture, format=name, threads=1)
+            except OSError as error:  # FFmpegError too is one
+                what = f"{own}, colour matrix {int(picture.colorspace)}"
+                raise DecodeError(f"FFmpeg does not convert such pictures to RGB ({what}): {error}") from error
         begins = plane_begins(name, picture.width, picture.height)
         if begins[-1] > len(target):
             raise DecodeError(

@@ -2,7 +2,7 @@
 
 import torch
 
-from gpuload.errors import DecodeError
+from gpuload.errors import DecodeError, DeviceError
 from gpuload.picture import MATRICES, PictureForm
 from gpuload.transform import SlotForm
 
@@ -28,6 +28,7 @@ def convert_pictures(table: torch.Tensor, form: PictureForm, slot: SlotForm, dep
 
     Raises:
         DecodeError: the kernel does not know the picture's format, or swscale would not convert its colours either.
+            DeviceError: there are too many for one launch.
     """
     # Here and not above: Triton looks for a GPU while it is imported, and nobody needs it without one.
     from gpuload_kernels import convert
@@ -72,4 +73,7 @@ def convert_pictures(table: torch.Tensor, form: PictureForm, slot: SlotForm, dep
         mean=slot.mean or None,
         std=slot.std or None,
     )
-    convert.launch(table, source=source, target=target)
+    try:
+        convert.launch(table, source=source, target=target)
+    except ValueError as error:
+        raise DeviceError(f"no launch takes these pictures at once ({error}); lower the batch size") from error

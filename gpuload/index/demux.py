@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 from gpuload.errors import VideoError
 from gpuload.index import frame_headers
 from gpuload.index.chroma import chroma_location
-from gpuload.index.keyframes import false_keyframes, hidden_at_start, point_of
+from gpuload.index.keyframes import HELD_BACK, false_keyframes, hidden_at_start, point_of
 from gpuload.index.mp4_entry import SELF_CONTAINED, told_by
 from gpuload.index.nal import CODECS, Kind, is_decodable_leading, may_bring_sets
 from gpuload.index.parameter_sets import ParameterSets
@@ -95,8 +95,8 @@ def demux_index(path: str | Path) -> VideoIndex:
         raise VideoError(f"{path}: FFmpeg does not tell its pixel format; re-encode it")
     flags = np.array(seen.flags, np.uint8)
     flags[[*false_keyframes(seen.kinds, flags & KEYFRAME != 0), *seen.without_sets]] &= ~np.uint8(KEYFRAME)
-    if codec == "h264" and flags[0] & KEYFRAME and seen.kinds.get(0) in ("gradual", "none"):
-        flags[hidden_at_start(path, len(flags))] |= DISCARD
+    if codec == "h264" and flags[0] & KEYFRAME and seen.kinds.get(0) in HELD_BACK:
+        flags[: hidden_at_start(path)] |= DISCARD
     if untimed:
         pts, shown = _times_by_decoding(path, len(flags))
         if (np.diff(pts[shown]) > 0).all() and _is_ascending(seen.dts):  # with gaps where frames were dropped
@@ -108,8 +108,9 @@ def demux_index(path: str | Path) -> VideoIndex:
     else:
         pts = np.array(seen.pts, np.int64)
         dts = _without_gaps(seen.dts, pts)
-    key_times = pts[flags & (KEYFRAME | DISCARD) == KEYFRAME]
-    if (np.diff(key_times) <= 0).any():
+    keys = np.flatnonzero(flags & (KEYFRAME | DISCARD) == KEYFRAME)
+    steps = np.diff(pts[keys])  # 0: two frames of one time, or a file of one GOP behind itself
+    if (steps < 0).any() or ((steps == 0) & (dts[keys[1:]] < dts[keys[1:] - 1])).any():
         raise VideoError(f"{path}: its times begin anew in the middle (several files in one?); re-mux or re-encode it")
     frame_packet, frame_start = frame_tables(pts, flags, path, alone=seen.alone)
     return VideoIndex(

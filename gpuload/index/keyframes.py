@@ -15,13 +15,17 @@ from gpuload.index.parameter_sets import ParameterSets
 from gpuload.index.reorder import read_ranges
 
 _ALL_OF = 256
-"""Up to this many keyframes, or other packets, all of a file's are read."""
+"""Up to this many keyframes all of a file's are read."""
+_ALL_BETWEEN = 64
+"""The same of other packets, for parameter sets in them."""
 _LOOKED_AT = 16
 """Sampled where there are more: a wrong table is wrong throughout, and the decoder checks each keyframe."""
 _HEAD_BYTES = 4096
 """Read of a packet: its first slice begins within them, or the container is believed."""
-_SETTLED = 64
-"""Pictures: twice as many as a decoder holds back for their order."""
+_SETTLED = 32
+"""Pictures: more than a decoder holds back for their order."""
+HELD_BACK = frozenset({"gradual", "none", "intra"})
+"""Kinds of an H.264 file's first packet with which FFmpeg's decoder may not show what comes first."""
 _FIRST_BYTES = 16
 """Read of a packet to see whether it begins with a slice."""
 
@@ -83,9 +87,9 @@ def decodable_leading(
     return [n for n, head in heads.items() if is_decodable_leading(codec, configurations[packets.entry[n]], head)]
 
 
-def hidden_at_start(path: str, count: int) -> list[int]:
-    """Of the ``count`` packets of an H.264 file that begins at no random access point: those whose pictures FFmpeg's
-    decoder holds back, because they are not right yet.
+def hidden_at_start(path: str) -> int:
+    """How many of the first packets of an H.264 file that begins at none of the usual access points have pictures that
+    FFmpeg's decoder holds back, because they are not right yet.
 
     Raises:
         VideoError: FFmpeg cannot read the file.
@@ -102,6 +106,8 @@ def hidden_at_start(path: str, count: int) -> list[int]:
                 if packet.size:
                     packet.pts = packet.dts = number
                     number += 1
+                elif packet.dts is not None:
+                    continue  # a packet of no bytes; the end has no time
                 try:
                     shown.update(frame.pts or 0 for frame in context.decode(packet if packet.size else None))
                 except av.InvalidDataError:
@@ -110,15 +116,15 @@ def hidden_at_start(path: str, count: int) -> list[int]:
                     break
     except (av.FFmpegError, OSError) as error:
         raise VideoError(f"{path}: FFmpeg cannot read it: {error}") from error
-    # What was fed last may still be inside the decoder.
-    end = count if number >= count else max(number - _SETTLED // 2, 0)
-    return [number for number in range(end) if number not in shown] if shown else []
+    return min(shown, default=0)
 
 
 def _bringers(path: str, codec: str, configurations: Sequence[bytes], packets: Packets) -> dict[int, bytes]:
     """Heads of packets that are no keyframes and bring parameter sets which the container does not have."""
     others = np.flatnonzero(~packets.is_key)
-    few = others if len(others) <= _ALL_OF else others[np.linspace(0, len(others) - 1, _LOOKED_AT).astype(np.int64)]
+    few = (
+        others if len(others) <= _ALL_BETWEEN else others[np.linspace(0, len(others) - 1, _LOOKED_AT).astype(np.int64)]
+    )
 
     def bringing(numbers: npt.NDArray[np.int64]) -> dict[int, bytes]:
         first = _heads(path, packets, numbers, size=_FIRST_BYTES)
@@ -131,6 +137,8 @@ def _bringers(path: str, codec: str, configurations: Sequence[bytes], packets: P
 
 
 def _heads(path: str, packets: Packets, numbers: npt.NDArray[np.int64], *, size: int = _HEAD_BYTES) -> dict[int, bytes]:
+    if not len(numbers):
+        return {}
     sizes = np.minimum(packets.size[numbers], size).tolist()
     heads = read_ranges(path, zip(packets.pos[numbers].tolist(), sizes, strict=True))
     return dict(zip(numbers.tolist(), heads, strict=True))

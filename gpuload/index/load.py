@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 SIDE_BY_SIDE = 16
 """Files that are indexed at a time."""
 TOLD_EVERY_S = 10.0
-_MAGIC = b"gpuload index 9\n"
+_MAGIC = b"gpuload index 10\n"
 """Format version: count it up when a field's meaning changes, and older files are ignored."""
 _HEAD = struct.Struct("<QII")
 _ARRAYS = ("pos", "size", "pts", "dts", "flags", "entry", "frame_packet", "frame_start")

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpuload.errors import VideoError
 from gpuload.index.chroma import chroma_location
-from gpuload.index.keyframes import decodable_leading, hidden_at_start, point_of, real_keyframes
+from gpuload.index.keyframes import HELD_BACK, decodable_leading, hidden_at_start, point_of, real_keyframes
 from gpuload.index.mp4_boxes import (
     MAX_PACKETS,
     Box,
@@ -58,7 +58,7 @@ class _Track:
 
 
 def parse_mp4(path: str | Path) -> VideoIndex:
-    """The video track of an MP4 or MOV file, fragmented or not. Of the media only a few keyframes are looked at.
+    """The video track of an MP4 or MOV file, fragmented or not. Of the media only a few packets are looked at.
 
     Times, order and discarded packets are what FFmpeg reports, edit list included; of several video tracks it is the
     one that FFmpeg finds best.
@@ -109,12 +109,12 @@ def _build_index(
             is_discarded=np.concatenate([edited.is_discarded, np.zeros(count, bool)]),
         )
         cts, packets = np.concatenate([cts, media]), _join([packets, added])
-    if not len(packets.pos):
-        raise damaged(path, "the video track has no packets")
     if (packets.size == 0).any():  # FFmpeg's decoders get none of these
         filled = np.flatnonzero(packets.size)
         packets, cts = _take(packets, filled), cts[filled]
         edited = Edited(*(getattr(edited, one.name)[filled] for one in fields(Edited)))
+    if not len(packets.pos):
+        raise damaged(path, "the video track has no packets")
     _check_ranges(packets, size_bytes, len(track.entries), path)
     entry = track.entries[0]
     used = {track.entries[i].codec for i in np.unique(packets.entry)}
@@ -128,8 +128,8 @@ def _build_index(
             raise untold(path, "no times of reordered pictures", len(track.entries))
     flags = (is_key * KEYFRAME | edited.is_discarded * DISCARD).astype(np.uint8)
     head = _first_bytes(path, packets)
-    if is_key[0] and entry.codec == "h264" and point_of("h264", entry.extradata, head).kind in ("gradual", "none"):
-        flags[hidden_at_start(path, len(flags))] |= DISCARD
+    if is_key[0] and entry.codec == "h264" and point_of("h264", entry.extradata, head).kind in HELD_BACK:
+        flags[: hidden_at_start(path)] |= DISCARD
     # Leading pictures are told by media time: an edit list gives the packets that it discards arbitrary times.
     alone = decodable_leading(path, entry.codec or "", configurations, replace(packets, is_key=is_key), cts)
     frame_packet, frame_start = frame_tables(cts, flags, path, alone=alone)
@@ -323,7 +323,7 @@ def _read_fragments(moov: memoryview, fragments: list[Box], track: _Track, size_
     defaults = read_defaults(moov, track.number, path)
     if defaults is None:
         return _take(track.packets, np.empty(0, np.int64))
-    dts, runs, room = 0, [], MAX_PACKETS
+    dts, runs, room, last = 0, [], MAX_PACKETS, 0
     if len(track.packets.dts):
         dts = int(track.packets.dts[-1] + (track.packets.dts[-1] - track.packets.dts[-2:][0]))
     for moof in fragments:
@@ -331,13 +331,17 @@ def _read_fragments(moov: memoryview, fragments: list[Box], track: _Track, size_
         more, dts = read_fragment(moof, track.number, defaults, dts, room=room, room_bytes=size_bytes, path=path)
         if any(len(run.dts) and run.dts[0] < before for run in more[:1]):
             raise untold(path, "fragments that overlap in time", len(track.entries))  # FFmpeg discards what comes again
-        room -= sum(len(run.pos) for run in more)
+        last = sum(len(run.pos) for run in more)
+        room -= last
         runs.extend(more)
     added = _join([_take(track.packets, np.empty(0, np.int64)), *runs])
-    whole = (added.pos >= 0) & (added.pos + added.size <= size_bytes)
-    if not whole.all():  # fragments are there so that a recording that ends in the middle is not lost
-        logger.warning("%s: %d packets of its last fragment were not written and are left out", path, (~whole).sum())
-    return _take(added, np.flatnonzero(whole))
+    beyond = np.flatnonzero((added.pos < 0) | (added.pos + added.size > size_bytes))
+    # Fragments are there so that a recording that ends in the middle is not lost. What lies beyond the end elsewhere is
+    # another damage, which would shift the numbers of all frames behind it.
+    if len(beyond) and len(beyond) <= last and beyond[0] == len(added.pos) - len(beyond):
+        logger.warning("%s: %d packets of its last fragment were not written and are left out", path, len(beyond))
+        return _take(added, np.arange(beyond[0]))
+    return added
 
 
 def _join(parts: list[Packets]) -> Packets:

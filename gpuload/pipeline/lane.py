@@ -59,13 +59,19 @@ class DeviceWorker(Worker):
         if self._sharing.is_to_verify(stream):
             done.is_measured = False
             try:
-                self._sharing.verify(stream, run, dict(self._decoder.decode(stream, run)))
+                pictures = dict(self._decoder.decode(stream, run))
+                if self._decoder.fell_back:
+                    self._sharing.give_up(stream)  # another run may tell
+                else:
+                    self._sharing.verify(stream, run, pictures)
             except DecodeError:
                 self._sharing.give_up(stream)  # told below, picture by picture
             except BaseException:
                 self._sharing.give_up(stream)
                 raise
-        return self._decoder.decode(stream, run)
+        yield from self._decoder.decode(stream, run)
+        if self._decoder.fell_back:
+            done.is_measured = False
 
     def keep(self, frame: DevicePicture | av.VideoFrame, stream: Stream, field: int) -> KeptOnDevice:
         picture = frame if isinstance(frame, DevicePicture) else host_picture(frame, stream, self._device)

@@ -13,6 +13,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from gpuload.decode.base import Decoder, Run
 from gpuload.decode.pyav import PyavDecoder
@@ -23,6 +24,9 @@ from gpuload.ffmpeg import bundled_libraries, environment
 from gpuload.index.load import load_index
 from gpuload.index.video import Color, VideoIndex
 from gpuload.pipeline.direct import read_packets
+from gpuload.pipeline.lane import DeviceWorker
+from gpuload.pipeline.share import Sharing
+from gpuload.pipeline.work import Done
 from tests.boxes import joined
 from tests.contracts.decoder import CODECS, DecoderContract, coded_videos, run_of
 from tests.integration.test_lying_files import sets_of
@@ -211,3 +215,12 @@ else:
         damaged = replace(whole(video), packets=[bytes(len(packet)) for packet in whole(video).packets])
         with pytest.raises(DecodeError):
             list(decoder.decode(stream_of(video), damaged))
+
+    def test_what_another_decoder_did_verifies_and_measures_nothing(tmp_path: Path) -> None:
+        video = load_index(make_video(tmp_path / "video.ts", frames=8, gop=4), cache_dir=tmp_path)
+        sharing, stream = Sharing(wanted=True), stream_of(video)
+        worker = DeviceWorker(TorchcodecDecoder(falls_back=True), torch.device("cpu"), sharing, lambda: True)
+        done = Done(0)
+        assert len(list(worker.decoded(stream, whole(video), done))) == 8
+        assert not done.is_measured
+        assert sharing.is_to_verify(stream), "nothing has been compared"

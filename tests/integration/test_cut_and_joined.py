@@ -3,6 +3,7 @@
 import logging
 import struct
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -19,8 +20,11 @@ from tests.videos import decode_all, make_video
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_a_stream_that_is_refreshed_bit_by_bit_begins_where_its_pictures_are_right(tmp_path: Path, suffix: str) -> None:
-    whole = make_video(tmp_path / "whole.mp4", gop=15, frames=60, options={"intra-refresh": "1", "bf": "0"})
+@pytest.mark.parametrize("frames", [60, 200])
+def test_a_stream_that_is_refreshed_bit_by_bit_begins_where_its_pictures_are_right(
+    tmp_path: Path, suffix: str, frames: int
+) -> None:
+    whole = make_video(tmp_path / "whole.mp4", gop=15, frames=frames, options={"intra-refresh": "1", "bf": "0"})
     path = tmp_path / f"v{suffix}"
     with av.open(str(whole)) as old, av.open(str(path), "w") as new:
         stream = new.add_stream_from_template(old.streams.video[0])
@@ -49,6 +53,30 @@ def test_a_fragmented_recording_that_was_cut_off(tmp_path: Path, kept: float, ca
     assert "left out" in caplog.text
     assert 40 < len(video) < 60
     assert np.array_equal(video.frames(range(len(video))).numpy(), np.stack(wanted[: len(video)]))
+
+
+def test_a_fragment_in_the_middle_that_points_beyond_the_end_is_refused(tmp_path: Path) -> None:
+    """Without its packets all frames behind them would have other numbers."""
+    options = {"movflags": "frag_keyframe+empty_moov"}
+    path = make_video(tmp_path / "v.mp4", gop=10, frames=60, options={"bf": "0"}, container_options=options)
+    data = bytearray(path.read_bytes())
+    third = [at for at in range(len(data)) if data[at : at + 4] == b"trun"][2]
+    flags = int.from_bytes(data[third + 5 : third + 8], "big")
+    assert flags & 0x201 == 0x201  # data offset, and sizes, which are the first or second column
+    first = third + 16 + 4 * bool(flags & 4) + 4 * bool(flags & 0x100)
+    data[first : first + 4] = (1 << 29).to_bytes(4, "big")
+    path.write_bytes(data)
+    with pytest.raises(VideoError, match="truncated"):
+        load_index(path)
+
+
+def test_a_file_of_nothing_but_empty_packets_has_none(tmp_path: Path) -> None:
+    def empty(data: bytearray) -> None:
+        table = data.index(b"stsz")
+        data[table + 16 : table + 16 + 4 * 20] = bytes(4 * 20)
+
+    with pytest.raises(VideoError, match="no packets"):
+        load_index(patched(make_video(tmp_path / "v.mp4", gop=10, frames=20), empty))
 
 
 def test_packets_without_bytes_are_no_pictures(tmp_path: Path) -> None:
@@ -108,6 +136,22 @@ def test_files_behind_each_other_whose_times_begin_anew(tmp_path: Path) -> None:
     path.write_bytes(2 * path.read_bytes())
     with pytest.raises(VideoError, match="begin anew"):
         load_index(path)
+
+
+def test_frames_of_equal_time_are_no_new_beginning(tmp_path: Path) -> None:
+    """Milliseconds are too coarse for some cameras."""
+    path = tmp_path / "v.mkv"
+    with (
+        av.open(str(make_video(tmp_path / "v.avi", codec="mjpeg", gop=1, frames=6, pix_fmt="yuvj420p"))) as old,
+        av.open(str(path), "w") as new,
+    ):
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for time_ms, packet in zip((0, 33, 33, 66, 99, 99), old.demux(video=0), strict=False):
+            packet.pts = packet.dts = time_ms
+            packet.time_base, packet.stream = Fraction(1, 1000), stream
+            new.mux(packet)
+    assert load_index(path).frame_pts.tolist() == [0, 33, 33, 66, 99, 99]
+    assert_all_frames_exact(path)
 
 
 def test_a_box_that_claims_more_than_what_holds_it(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -17,6 +18,7 @@ import torch
 from gpuload import Crop, Loader, Transform, loader
 from gpuload.decode.pyav import PyavDecoder
 from gpuload.device.arena import BatchPool
+from gpuload.device.planes import PlaneWriter
 from gpuload.errors import DecodeError, DeviceError, GpuloadError
 from gpuload.pipeline import crew, lane, route
 from gpuload.pipeline import finish as finish_module
@@ -128,6 +130,13 @@ def test_matrix_and_range_are_the_streams(
     with Loader(source, 3) as loading:
         for batch in loading:
             assert_near(batch, source, pictures)
+
+
+def test_a_matrix_that_nothing_converts_is_told_of_packed_pictures_too() -> None:
+    frame = av.VideoFrame(64, 48, "uyvy422")
+    frame.colorspace = 8
+    with pytest.raises(DecodeError, match="colour matrix 8"):
+        PlaneWriter().write(frame, np.zeros(64 * 48 * 3, np.uint8), rotation=0, chroma_location=0)
 
 
 @pytest.mark.parametrize("lanes", [False, True])
