@@ -11,7 +11,7 @@ from av.video.frame import PictureType
 from gpuload.decode.base import Run, Stream, entry_point, failed
 from gpuload.decode.session import ENTERED, HARMLESS, MISS_REFERENCES, Session, open_session, told_size
 from gpuload.errors import DecodeError
-from gpuload.index.nal import CODECS, entry_of, is_reference, is_sliced, may_bring_sets
+from gpuload.index.nal import CODECS, HELD_BACK, entry_of, is_reference, is_sliced, may_bring_sets
 from gpuload.index.packet import padded_packet
 from gpuload.index.video import Color
 
@@ -45,7 +45,11 @@ class PyavDecoder:
         """See ``Decoder.decode``."""
         point = entry_point(stream, run)
         missing, sets = set(run.wanted), point.sets if point is not None else ()
-        entered = stream.codec == "h264" and point is not None and point.kind == "open"
+        entered = (
+            stream.codec == "h264"
+            and point is not None
+            and (point.kind == "open" or (run.first == 0 and point.kind in HELD_BACK))
+        )
         refused: DecodeError | None = None
         self._unsure = run.first + run.leading
         if point is not None and point.kind not in ("clean", "open"):

@@ -18,9 +18,9 @@ from av.video.stream import VideoStream
 from gpuload.errors import VideoError
 from gpuload.index import frame_headers
 from gpuload.index.chroma import chroma_location
-from gpuload.index.keyframes import HELD_BACK, false_keyframes, hidden_at_start, point_of
+from gpuload.index.keyframes import false_keyframes, hidden_at_start, point_of
 from gpuload.index.mp4_entry import SELF_CONTAINED, told_by
-from gpuload.index.nal import CODECS, Kind, is_decodable_leading, may_bring_sets
+from gpuload.index.nal import CODECS, HELD_BACK, Kind, is_decodable_leading, may_bring_sets
 from gpuload.index.parameter_sets import ParameterSets
 from gpuload.index.reorder import LOOKED_AT, is_reordered
 from gpuload.index.video import DISCARD, KEYFRAME, Color, VideoIndex, frame_tables
@@ -96,7 +96,7 @@ def demux_index(path: str | Path) -> VideoIndex:
     flags = np.array(seen.flags, np.uint8)
     flags[[*false_keyframes(seen.kinds, flags & KEYFRAME != 0), *seen.without_sets]] &= ~np.uint8(KEYFRAME)
     if codec == "h264" and flags[0] & KEYFRAME and seen.kinds.get(0) in HELD_BACK:
-        flags[: hidden_at_start(path)] |= DISCARD
+        flags[hidden_at_start(path)] |= DISCARD
     if untimed:
         pts, shown = _times_by_decoding(path, len(flags))
         if (np.diff(pts[shown]) > 0).all() and _is_ascending(seen.dts):  # with gaps where frames were dropped

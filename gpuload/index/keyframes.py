@@ -22,10 +22,8 @@ _LOOKED_AT = 16
 """Sampled where there are more: a wrong table is wrong throughout, and the decoder checks each keyframe."""
 _HEAD_BYTES = 4096
 """Read of a packet: its first slice begins within them, or the container is believed."""
-_SETTLED = 32
-"""Pictures: more than a decoder holds back for their order."""
-HELD_BACK = frozenset({"gradual", "none", "intra"})
-"""Kinds of an H.264 file's first packet with which FFmpeg's decoder may not show what comes first."""
+_STEADY, _SETTLED = 16, 64
+"""Pictures: as many as a decoder holds back for their order, and some more."""
 _FIRST_BYTES = 16
 """Read of a packet to see whether it begins with a slice."""
 
@@ -87,9 +85,9 @@ def decodable_leading(
     return [n for n, head in heads.items() if is_decodable_leading(codec, configurations[packets.entry[n]], head)]
 
 
-def hidden_at_start(path: str) -> int:
-    """How many of the first packets of an H.264 file that begins at none of the usual access points have pictures that
-    FFmpeg's decoder holds back, because they are not right yet.
+def hidden_at_start(path: str) -> list[int]:
+    """Of the first packets of an H.264 file that begins at no usual access point: those whose pictures FFmpeg's decoder
+    holds back, because they are not right yet.
 
     Raises:
         VideoError: FFmpeg cannot read the file.
@@ -116,7 +114,9 @@ def hidden_at_start(path: str) -> int:
                     break
     except (av.FFmpegError, OSError) as error:
         raise VideoError(f"{path}: FFmpeg cannot read it: {error}") from error
-    return min(shown, default=0)
+    # Behind so many pictures without a gap, another one that is missing is damaged.
+    settled = next((n for n in range(number) if shown.issuperset(range(n, min(n + _STEADY, number)))), 0)
+    return [n for n in range(settled) if n not in shown]
 
 
 def _bringers(path: str, codec: str, configurations: Sequence[bytes], packets: Packets) -> dict[int, bytes]:

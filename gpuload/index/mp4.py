@@ -11,7 +11,7 @@ import numpy as np
 
 from gpuload.errors import VideoError
 from gpuload.index.chroma import chroma_location
-from gpuload.index.keyframes import HELD_BACK, decodable_leading, hidden_at_start, point_of, real_keyframes
+from gpuload.index.keyframes import decodable_leading, hidden_at_start, point_of, real_keyframes
 from gpuload.index.mp4_boxes import (
     MAX_PACKETS,
     Box,
@@ -31,7 +31,7 @@ from gpuload.index.mp4_boxes import (
 from gpuload.index.mp4_edits import Edit, Edited, apply_edits, time_offset
 from gpuload.index.mp4_entry import SELF_CONTAINED, Entry, ask_decoder, ask_ffmpeg, ask_for_track, read_entries
 from gpuload.index.mp4_fragments import read_defaults, read_fragment
-from gpuload.index.nal import CODECS
+from gpuload.index.nal import CODECS, HELD_BACK
 from gpuload.index.picture_size import HEAD_BYTES, coded_size
 from gpuload.index.reorder import LOOKED_AT, is_reordered, read_ranges
 from gpuload.index.video import DISCARD, KEYFRAME, VideoIndex, frame_tables
@@ -129,7 +129,7 @@ def _build_index(
     flags = (is_key * KEYFRAME | edited.is_discarded * DISCARD).astype(np.uint8)
     head = _first_bytes(path, packets)
     if is_key[0] and entry.codec == "h264" and point_of("h264", entry.extradata, head).kind in HELD_BACK:
-        flags[: hidden_at_start(path)] |= DISCARD
+        flags[hidden_at_start(path)] |= DISCARD
     # Leading pictures are told by media time: an edit list gives the packets that it discards arbitrary times.
     alone = decodable_leading(path, entry.codec or "", configurations, replace(packets, is_key=is_key), cts)
     frame_packet, frame_start = frame_tables(cts, flags, path, alone=alone)

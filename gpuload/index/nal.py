@@ -20,6 +20,10 @@ it is for what is shown after it. ``gradual``: pictures are right only after som
 but what follows may. ``none``: it may refer to others itself."""
 
 
+HELD_BACK = frozenset({"gradual", "none", "intra"})
+"""Kinds of an H.264 file's first packet with which FFmpeg's decoder may not show what comes first."""
+
+
 class EntryPoint(NamedTuple):
     """What a packet's first NAL units say, up to its first slice."""
 
