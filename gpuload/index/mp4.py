@@ -323,7 +323,7 @@ def _read_fragments(moov: memoryview, fragments: list[Box], track: _Track, size_
     defaults = read_defaults(moov, track.number, path)
     if defaults is None:
         return _take(track.packets, np.empty(0, np.int64))
-    dts, runs, room, last = 0, [], MAX_PACKETS, 0
+    dts, runs, room = 0, [], MAX_PACKETS
     if len(track.packets.dts):
         dts = int(track.packets.dts[-1] + (track.packets.dts[-1] - track.packets.dts[-2:][0]))
     for moof in fragments:
@@ -331,15 +331,14 @@ def _read_fragments(moov: memoryview, fragments: list[Box], track: _Track, size_
         more, dts = read_fragment(moof, track.number, defaults, dts, room=room, room_bytes=size_bytes, path=path)
         if any(len(run.dts) and run.dts[0] < before for run in more[:1]):
             raise untold(path, "fragments that overlap in time", len(track.entries))  # FFmpeg discards what comes again
-        last = sum(len(run.pos) for run in more)
-        room -= last
+        room -= sum(len(run.pos) for run in more)
         runs.extend(more)
     added = _join([_take(track.packets, np.empty(0, np.int64)), *runs])
     beyond = np.flatnonzero((added.pos < 0) | (added.pos + added.size > size_bytes))
     # Fragments are there so that a recording that ends in the middle is not lost. What lies beyond the end elsewhere is
     # another damage, which would shift the numbers of all frames behind it.
-    if len(beyond) and len(beyond) <= last and beyond[0] == len(added.pos) - len(beyond):
-        logger.warning("%s: %d packets of its last fragment were not written and are left out", path, len(beyond))
+    if len(beyond) and beyond[0] == len(added.pos) - len(beyond):
+        logger.warning("%s: its last %d packets were not written and are left out", path, len(beyond))
         return _take(added, np.arange(beyond[0]))
     return added
 
