@@ -132,7 +132,10 @@ def run(args: argparse.Namespace, work: Path, out: Path) -> int:
         list(pool.map(run_group, [group for group in groups if group]))
     failed = any(FAILED in record["sections"][name] for name in args.names)
     print("\n" + report(record) + f"\n\nrecord: {path}", flush=True)
-    return int(failed)
+    wrong = [one.name for one in judge(record["sections"]) if one.is_of_pixels and one.met is False]
+    if wrong:
+        print(f"wrong pictures: {'; '.join(wrong)}", flush=True)
+    return int(failed or bool(wrong))
 
 
 def main() -> int:

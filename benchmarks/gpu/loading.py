@@ -85,8 +85,9 @@ def measure(setting: Setting) -> None:
         for shuffle, backend in (("block", "auto"), ("block", "torchcodec"), ("global", "auto")):
             label = f"{workload.name} {shuffle}{NVDEC_ONLY if backend != 'auto' else ''}"
             trying(label, partial(plain, setting, workload, shuffle, backend, rates))
-        trying(f"{workload.name} training", partial(training, setting, workload, rates))
+        trying(f"{workload.name} training", partial(training, setting, workload, "block", rates))
         if workload is ordered[0]:
+            trying(f"{workload.name} training global", partial(training, setting, workload, "global", rates))
             for beside in ("process", "thread"):
                 trying(f"{workload.name} beside a busy {beside}", partial(beside_python, setting, workload, beside))
             trying(f"{workload.name} block, a lane for each engine", partial(one_lane_each, setting, workload))
@@ -97,8 +98,8 @@ def plain(setting: Setting, workload: Workload, shuffle: str, backend: str, rate
     dataset = dataset_of(ensure_workload(workload, setting.folder))
     with on_device(setting), make_loader(dataset, setting, shuffle=shuffle, backend=backend) as loader:
         found = drawn(loader, setting)
-        if (shuffle, backend) == ("block", "auto"):
-            rates[workload.name] = found["delivered_per_s"]
+        if backend == "auto":
+            rates[f"{workload.name} {shuffle}"] = found["delivered_per_s"]
         backends = {key: list(value) for key, value in loader.stats.backends.items()}
     return {**found, "backends": backends}
 
@@ -116,12 +117,12 @@ def beside_python(setting: Setting, workload: Workload, beside: str) -> dict[str
         return drawn(loader, setting, beside=beside)
 
 
-def training(setting: Setting, workload: Workload, rates: Mapping[str, float]) -> dict[str, Any]:
+def training(setting: Setting, workload: Workload, shuffle: str, rates: Mapping[str, float]) -> dict[str, Any]:
     """A training loop that takes batches at half of the loader's rate: which share of a step's time it is blocked."""
-    rate = rates.get(workload.name, 0.0)
+    rate = rates.get(f"{workload.name} {shuffle}", 0.0)
     device = torch.device(setting.device)
     dataset = dataset_of(ensure_workload(workload, setting.folder))
-    with on_device(setting), make_loader(dataset, setting, shuffle="block") as loader:
+    with on_device(setting), make_loader(dataset, setting, shuffle=shuffle) as loader:
         batches = endless(loader)
         _take(batches, min(WARM_S, setting.long_seconds))
         pictures = next(batches)[CAMERA]

@@ -106,8 +106,8 @@ def group_frames(
 class _Waits:
     """Uses of GOPs, sorted by GOP and position, and two rules of where to begin another group of the same GOP.
 
-    ``where_dear``: where (samples to wait) x (part of its uses left) exceeds the patience. What is kept is most of it
-    gone by then: best where the budget nearly suffices, but it leaves the budget unused long before.
+    ``where_dear``: where (samples to wait) x (part of its uses left) exceeds the patience. Best where the budget nearly
+    suffices; where it does not, most is kept towards the end of a lookahead, and the budget lies idle before.
     ``where_old``: where the group is older than the patience. That keeps equally much at any time.
     """
 

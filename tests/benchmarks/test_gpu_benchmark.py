@@ -124,3 +124,10 @@ def test_packets_with_start_codes_are_a_stream_that_ffmpeg_decodes(codec: str, t
         expected = [frame.to_ndarray() for frame in container.decode(video=0)]
     assert len(frames) == len(expected)
     assert all(np.array_equal(ours.to_ndarray(), theirs) for ours, theirs in zip(frames, expected, strict=True))
+
+
+def test_wrong_pictures_are_told_from_slow_ones() -> None:
+    wrong = [one for one in targets.judge({"tensors": {"clip": {"exact_max": 5.0}}}) if one.met is False]
+    assert [one.is_of_pixels for one in wrong] == [True]
+    slow = [one for one in targets.judge({"kernels": {"nv12 1080p to uint8": {"of_copy": 0.1}}}) if one.met is False]
+    assert [one.is_of_pixels for one in slow] == [False]
