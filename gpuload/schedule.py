@@ -233,7 +233,7 @@ class Schedule:
             runs = self._planned_runs() if self._kind == "block" else None
             order = epoch_order(self._kind, self._size, seed=self._seed, epoch=self._epoch, runs=runs)
             if self._chosen is not None:
-                order = EpochOrder(self._chosen[order.samples], order.slots)
+                order = EpochOrder(self._chosen[order.samples], order.active_run)
             self._order = self._epoch, order
         return self._order[1]
 

@@ -12,7 +12,7 @@ from gpuload.errors import LoaderClosed
 from gpuload.pipeline.handle import WorkerHandle
 from gpuload.pipeline.lane import DeviceLane
 from gpuload.pipeline.route import Router, Way
-from gpuload.pipeline.share import Depth, Sharing, depth_of
+from gpuload.pipeline.share import CodecDepth, Sharing, depth_of
 from gpuload.pipeline.work import DecodeWorker, Done, release
 from gpuload.transform import SlotForm
 
@@ -49,7 +49,7 @@ class Crew:
         self._workers: dict[Way, list[DecodeWorker]] = {}
         self._closed = False
         self.sharing = Sharing(wanted=router.is_free)
-        self._allowed: frozenset[Depth] = frozenset()
+        self._allowed: frozenset[CodecDepth] = frozenset()
         self.restarted = 0
         """Workers that ended without being asked to, and were replaced."""
 

@@ -20,7 +20,7 @@ from gpuload.picture import DevicePicture
 Key = TypeVar("Key")
 logger = logging.getLogger(__name__)
 
-Depth = tuple[str, int]
+CodecDepth = tuple[str, int]
 """Codec and bits of a sample: what decoding exactly depends on."""
 
 
@@ -33,12 +33,12 @@ class Sharing:
     def __init__(self, *, wanted: bool) -> None:
         self._wanted = wanted
         self._lock = threading.Lock()
-        self._equal: dict[Depth, bool] = {}
-        self._taken: set[Depth] = set()
+        self._equal: dict[CodecDepth, bool] = {}
+        self._taken: set[CodecDepth] = set()
         """Being verified, by one lane."""
         self._load_s: dict[bool, float] = {}
         """Seconds that a worker on the CPU, or on the device, takes for one picture of what it has lately."""
-        self._pixel_s: dict[tuple[bool, Depth], float] = {}
+        self._pixel_s: dict[tuple[bool, CodecDepth], float] = {}
         """The same for one pixel of one kind."""
 
     def is_to_verify(self, stream: Stream) -> bool:
@@ -80,7 +80,7 @@ class Sharing:
             self._load_s.setdefault(False, elapsed_s / len(run.packets))
             self._pixel_s.setdefault((False, depth), elapsed_s / len(run.packets) / (stream.width * stream.height))
 
-    def allowed(self) -> frozenset[Depth]:
+    def allowed(self) -> frozenset[CodecDepth]:
         """Streams that the CPU may decode in the device's stead: equal on both, and both have been measured."""
         with self._lock:
             return frozenset(
@@ -89,7 +89,7 @@ class Sharing:
                 if equal and (False, depth) in self._pixel_s and (True, depth) in self._pixel_s
             )
 
-    def measured(self, on_device: bool, *, frames: int, pixels: Mapping[Depth, int], busy_s: float) -> None:
+    def measured(self, on_device: bool, *, frames: int, pixels: Mapping[CodecDepth, int], busy_s: float) -> None:
         """One worker has decoded so many frames, of so many pixels in all, in so many seconds."""
         if not frames:
             return
@@ -103,7 +103,7 @@ class Sharing:
         """Seconds that a worker takes for one picture of what it has been given."""
         return self._load_s.get(on_device, 1.0)
 
-    def run_s(self, on_device: bool, depth: Depth, pixels: float) -> float:
+    def run_s(self, on_device: bool, depth: CodecDepth, pixels: float) -> float:
         """Seconds that a worker takes for so many pixels of streams that may be shared."""
         return pixels * self._pixel_s[on_device, depth]
 
@@ -114,7 +114,7 @@ def _follow(known: dict[Key, float], key: Key, seen: float) -> None:
 
 
 @cache
-def depth_of(codec: str, pixel_format: str) -> Depth:
+def depth_of(codec: str, pixel_format: str) -> CodecDepth:
     """Bits are 0 where the format is not known."""
     try:
         return codec, av.VideoFormat(pixel_format, 64, 64).components[0].bits

@@ -20,7 +20,7 @@ class EpochOrder:
 
     samples: Samples
     """int64 ``[N]``: sample at each position, every sample once."""
-    slots: npt.NDArray[np.int32] | None
+    active_run: npt.NDArray[np.int32] | None
     """int32 ``[N]``: which active run a position was drawn from; ranks share a window by it, so that each decodes its
     own runs. None: the order has no runs."""
 
@@ -106,6 +106,6 @@ def rank_batch(order: EpochOrder, start: int, *, batch_size: int, rank: int, wor
     positions = np.arange(start, stop)
     share = -(-len(positions) // world_size)
     positions = np.resize(positions, share * world_size)
-    if order.slots is not None:
-        positions = positions[np.argsort(order.slots[positions], kind="stable")]
+    if order.active_run is not None:
+        positions = positions[np.argsort(order.active_run[positions], kind="stable")]
     return order.samples[np.sort(positions[rank * share : (rank + 1) * share])]
