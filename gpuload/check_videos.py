@@ -12,6 +12,7 @@ import numpy.typing as npt
 from gpuload.errors import GpuloadError
 from gpuload.findings import NAMES, Clip, Episode, Finding, Folder, Times, first_line, ranges
 from gpuload.index.load import load_index
+from gpuload.index.mp4_boxes import DAMAGED
 from gpuload.index.video import VideoIndex
 from gpuload.sources.lerobot_frames import nearest_frames, overlapping, row_times
 from gpuload.sources.lerobot_meta import read_feature
@@ -48,11 +49,9 @@ def check_videos(
         try:
             index = load_index(str(path))
         except (GpuloadError, OSError) as cause:
-            yield folder.error(
-                path,
-                first_line(cause).removeprefix(f"{path.absolute()}: ").removeprefix(f"{path}: "),
-                "fetch or encode the file again",
-            )
+            said = first_line(cause).removeprefix(f"{path.absolute()}: ").removeprefix(f"{path}: ")
+            text, _, advice = said.partition(DAMAGED)
+            yield folder.error(path, text, advice or "fetch or encode the file again")
             continue
         ends = int((index.pos + index.size).max()) if index.contiguous and len(index.pos) else 0
         if ends > path.stat().st_size:

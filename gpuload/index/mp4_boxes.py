@@ -13,6 +13,9 @@ from gpuload.errors import VideoError
 
 logger = logging.getLogger(__name__)
 
+DAMAGED = "; the file is damaged or incomplete: "
+"""Between what is wrong with a file and what to do."""
+
 MAX_PACKETS = 1 << 24
 """155 hours at 30 frames a second: a table that asks for more is damaged."""
 _MAX_METADATA_BYTES = 1 << 30
@@ -56,7 +59,7 @@ def untold(path: str, what: str, descriptions: int) -> Exception:
 
 def damaged(path: str, what: str) -> VideoError:
     """The error for a table that cannot be true."""
-    return VideoError(f"{path}: {what}; the file is damaged or incomplete: fetch or write it again, or re-mux it")
+    return VideoError(f"{path}: {what}{DAMAGED}fetch or write it again, or re-mux it")
 
 
 def top_level_boxes(file: BinaryIO, size_bytes: int, path: str) -> Iterator[Box]:
