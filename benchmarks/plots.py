@@ -1,6 +1,7 @@
 """Plots of a comparison, PNG and SVG: bars by peer with the machine's limit as a line."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def plot_comparison(comparison: Comparison, folder: Path, *, prefix: str) -> lis
 def source(comparison: Comparison) -> str:
     """What stands below a plot."""
     content = comparison.content
-    rounds = 1 + max((run["round"] for run in content["runs"]), default=0)
+    counts = Counter((run["case"], run["variant"]) for run in content["runs"]).values()
+    rounds = f"{min(counts)} to {max(counts)}" if len(set(counts)) > 1 else max(counts, default=0)
     return (
         f"median of {rounds} round(s), whiskers: least and most; {content['machine']['cores']} cores of "
         f"{content['machine']['cpu']}; commit {content['commit']}, {content['when'][:10]}"
