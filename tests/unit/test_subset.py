@@ -164,7 +164,7 @@ def test_what_cannot_be_is_said(pristine: Path) -> None:
         Loader(dataset, drop_n_first_frames=-1, device="cpu")
     with pytest.raises(ConfigError, match="sampler and drop_n"):
         Loader(dataset, sampler=[1], drop_n_last_frames=1, device="cpu")
-    with pytest.raises(ConfigError, match="sample 60 of 60"):
+    with pytest.raises(ConfigError, match="sample 60, but its dataset has 60"):
         Loader(Subset(dataset, [ROWS]), device="cpu")
     with pytest.raises(ConfigError, match="or a Subset of one"):
         Loader(Subset([1, 2], [0]), device="cpu")  # type: ignore[arg-type]  # that is the mistake
