@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
@@ -48,20 +49,35 @@ def test_order_of_a_large_epoch(benchmark: BenchmarkFixture) -> None:
 
 
 def test_grouping_a_lookahead(benchmark: BenchmarkFixture) -> None:
-    """4,096 samples of two cameras and two frames, drawn from everywhere."""
-    sample = np.random.default_rng(0).permutation(EPISODES * FRAMES)[:4096]
-    frame = np.maximum(sample[:, None] + np.array([-1, 0, -1, 0]), 0).astype(np.int64)
-    file = np.broadcast_to(np.array([0, 0, 1, 1]), frame.shape).astype(np.int64)
-    start = frame // GOP * GOP
-    size = np.full(4, FRAME_BYTES, dtype=np.int64)
-
-    def plan() -> Any:
-        return group_frames(file, frame, start, batch_size=32, picture_bytes=size, budget_bytes=8 << 30)
-
-    result = benchmark(plan)
+    frame, given = lookahead()
+    result = benchmark(lambda: group_frames(**given, budget_bytes=8 << 30))
+    assert not result.limited
     assert 2 * len(np.unique(frame)) <= result.frames_decoded <= 2 * EPISODES * FRAMES  # no packet twice
     if benchmark.stats is not None:  # none under --benchmark-disable
         benchmark.extra_info["us_per_frame"] = benchmark.stats.stats.median / frame.size * 1e6
+
+
+def test_grouping_beyond_the_budget(benchmark: BenchmarkFixture) -> None:
+    """Two rules with eight patiences each are tried."""
+    _, given = lookahead()
+    result = benchmark(lambda: group_frames(**given, budget_bytes=1 << 30))
+    assert result.limited
+    assert 0 < result.peak_bytes <= 1 << 30
+
+
+def lookahead() -> tuple[npt.NDArray[np.int64], dict[str, Any]]:
+    """4,096 samples of two cameras and two frames, drawn from everywhere: their frames, and what planning is given."""
+    sample = np.random.default_rng(0).permutation(EPISODES * FRAMES)[:4096]
+    frame = np.maximum(sample[:, None] + np.array([-1, 0, -1, 0]), 0).astype(np.int64)
+    file = np.broadcast_to(np.array([0, 0, 1, 1]), frame.shape).astype(np.int64)
+    size = np.full(4, FRAME_BYTES, dtype=np.int64)
+    return frame, {
+        "file": file,
+        "packet": frame,
+        "start": frame // GOP * GOP,
+        "batch_size": 32,
+        "picture_bytes": size,
+    }
 
 
 def test_decoding_a_gop(benchmark: BenchmarkFixture, mp4: Path) -> None:
