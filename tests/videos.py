@@ -1,6 +1,6 @@
 """Small real videos whose frames tell their own number, so that a test can see which picture it was given."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -83,6 +83,32 @@ def decode_all(path: str | Path) -> list[npt.NDArray[np.uint8]]:
             np.ascontiguousarray(frame.to_ndarray(format="rgb24").transpose(2, 0, 1))
             for frame in container.decode(video=0)
         ]
+
+
+Edit = Callable[[int, bytes, bool], tuple[bytes, bool]]
+
+
+def remuxed(source: Path, target: Path, edit: Edit | None = None, *, first: int = 0, opaque: bool = False) -> Path:
+    """The packets of a video from number ``first`` on, each with what ``edit(number, data, is_keyframe)`` makes of its
+    bytes and its flag; ``opaque``: for codecs whose encoder and decoder have different names, as AV1."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0], opaque=opaque)
+        for number, packet in enumerate(p for p in old.demux(video=0) if p.size):
+            if number < first:
+                continue
+            data, key = bytes(packet), packet.is_keyframe
+            data, key = (data, key) if edit is None else edit(number, data, key)
+            copy = av.Packet(data)
+            copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
+            copy.time_base, copy.is_keyframe, copy.stream = packet.time_base, key, stream
+            new.mux(copy)
+    return target
+
+
+def keyframes(path: Path) -> list[int]:
+    """Numbers of the packets that the container calls keyframes."""
+    with av.open(str(path)) as container:
+        return [number for number, p in enumerate(container.demux(video=0)) if p.size and p.is_keyframe]
 
 
 def _block(bit: int, width: int, height: int) -> tuple[int, int, int, int]:

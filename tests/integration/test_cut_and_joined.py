@@ -16,8 +16,8 @@ from gpuload.index.load import load_index
 from gpuload.index.nal import units_of
 from gpuload.video import Video
 from tests.integration.test_exact import assert_all_frames_exact
-from tests.integration.test_lying_files import patched, remuxed
-from tests.videos import decode_all, make_video
+from tests.integration.test_lying_files import patched
+from tests.videos import decode_all, keyframes, make_video, remuxed
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
@@ -26,15 +26,7 @@ def test_a_stream_that_is_refreshed_bit_by_bit_begins_where_its_pictures_are_rig
     tmp_path: Path, suffix: str, frames: int
 ) -> None:
     whole = make_video(tmp_path / "whole.mp4", gop=15, frames=frames, options={"intra-refresh": "1", "bf": "0"})
-    path = tmp_path / f"v{suffix}"
-    with av.open(str(whole)) as old, av.open(str(path), "w") as new:
-        stream = new.add_stream_from_template(old.streams.video[0])
-        keys = 0
-        for packet in (p for p in old.demux(video=0) if p.size):
-            keys += packet.is_keyframe
-            if keys > 1:  # the first is the only IDR picture
-                packet.stream = stream
-                new.mux(packet)
+    path = remuxed(whole, tmp_path / f"v{suffix}", first=keyframes(whole)[1])  # the first is the only IDR picture
     assert 0 < len(decode_all(path)) < len(load_index(path).pos)
     assert_all_frames_exact(path)
 
@@ -43,18 +35,12 @@ def test_a_stream_that_begins_with_a_picture_that_nothing_marks(tmp_path: Path) 
     """An open GOP without its recovery point: FFmpeg shows the first picture, and then none for a while."""
     options = {"x264-params": "open-gop=1:bframes=2:b-adapt=0"}
     whole = make_video(tmp_path / "whole.mp4", gop=15, frames=60, options=options)
-    path = tmp_path / "v.mp4"
-    with av.open(str(whole)) as old, av.open(str(path), "w") as new:
-        stream = new.add_stream_from_template(old.streams.video[0])
-        keys = 0
-        for packet in (p for p in old.demux(video=0) if p.size):
-            keys += packet.is_keyframe
-            if keys > 1:
-                kept = (u for u in units_of("h264", b"\1\0\0\0\xff\xe0\0", bytes(packet)) if u[0] & 31 != 6)
-                copy = av.Packet(b"".join(len(unit).to_bytes(4, "big") + bytes(unit) for unit in kept))
-                copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
-                copy.is_keyframe, copy.stream = packet.is_keyframe, stream
-                new.mux(copy)
+
+    def unmarked(number: int, data: bytes, key: bool) -> tuple[bytes, bool]:
+        kept = (unit for unit in units_of("h264", b"\1\0\0\0\xff\xe0\0", data) if unit[0] & 31 != 6)
+        return b"".join(len(unit).to_bytes(4, "big") + bytes(unit) for unit in kept), key
+
+    path = remuxed(whole, tmp_path / "v.mp4", unmarked, first=keyframes(whole)[1])
     shown = len(decode_all(path))
     assert 0 < shown < len(load_index(path).pos)
     assert_all_frames_exact(path)
@@ -62,21 +48,13 @@ def test_a_stream_that_begins_with_a_picture_that_nothing_marks(tmp_path: Path) 
 
 def test_damage_behind_a_refresh_hides_no_frame(tmp_path: Path) -> None:
     whole = make_video(tmp_path / "whole.mp4", gop=15, frames=100, options={"intra-refresh": "1", "bf": "0"})
-    with av.open(str(whole)) as container:
-        begin = [number for number, p in enumerate(container.demux(video=0)) if p.size and p.is_keyframe][1]
+    begin = keyframes(whole)[1]
 
-    def later(path: Path, *, damaged: int) -> Path:
-        with av.open(str(whole)) as old, av.open(str(path), "w") as new:
-            stream = new.add_stream_from_template(old.streams.video[0])
-            for number, packet in enumerate(p for p in old.demux(video=0) if p.size):
-                if number >= begin:
-                    copy = av.Packet(bytes(packet.size) if number == damaged else bytes(packet))
-                    copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
-                    copy.is_keyframe, copy.stream = packet.is_keyframe, stream
-                    new.mux(copy)
-        return path
+    def broken(number: int, data: bytes, key: bool) -> tuple[bytes, bool]:
+        return bytes(len(data)) if number == begin + 50 else data, key
 
-    sound, damaged = later(tmp_path / "a.mp4", damaged=-1), later(tmp_path / "b.mp4", damaged=begin + 50)
+    sound = remuxed(whole, tmp_path / "a.mp4", first=begin)
+    damaged = remuxed(whole, tmp_path / "b.mp4", broken, first=begin)
     assert len(Video(damaged)) == len(Video(sound))
 
 

@@ -16,8 +16,8 @@ from gpuload.index.nal import units_of
 from gpuload.index.parameter_sets import configured_units
 from gpuload.video import Video
 from tests.integration.test_exact import assert_all_frames_exact
-from tests.integration.test_lying_files import patched, remuxed
-from tests.videos import decode_all, frame_number, make_video, numbered_picture
+from tests.integration.test_lying_files import patched
+from tests.videos import decode_all, frame_number, keyframes, make_video, numbered_picture, remuxed
 
 
 @pytest.mark.parametrize(
@@ -153,15 +153,7 @@ def test_start_codes_in_a_container_that_promises_sizes(tmp_path: Path) -> None:
 def test_leading_pictures_that_refer_to_nothing_before_the_first_keyframe(tmp_path: Path, suffix: str) -> None:
     params = "log-level=error:radl=2:open-gop=0:bframes=3:keyint=10:min-keyint=10:b-adapt=0"
     whole = make_video(tmp_path / "whole.mp4", codec="libx265", gop=10, frames=50, options={"x265-params": params})
-    path = tmp_path / f"v{suffix}"
-    with av.open(str(whole)) as old, av.open(str(path), "w") as new:
-        stream = new.add_stream_from_template(old.streams.video[0])
-        keys = 0
-        for packet in (p for p in old.demux(video=0) if p.size):
-            keys += packet.is_keyframe
-            if keys > 1:
-                packet.stream = stream
-                new.mux(packet)
+    path = remuxed(whole, tmp_path / f"v{suffix}", first=keyframes(whole)[1])
     video = load_index(path)
     first = int(video.keyframes[0])
     assert first == 0

@@ -25,28 +25,7 @@ from gpuload.pipeline.direct import read_packets
 from gpuload.video import Video
 from tests.integration.test_exact import assert_all_frames_exact
 from tests.source import NumberedSource
-from tests.videos import decode_all, make_video
-
-Edit = Callable[[int, bytes, bool], tuple[bytes, bool]]
-
-
-def remuxed(source: Path, target: Path, edit: Edit, *, opaque: bool = False) -> Path:
-    """The same packets, each with what ``edit(number, data, is_keyframe)`` makes of its bytes and its flag; ``opaque``:
-    for codecs whose encoder and decoder have different names, as AV1."""
-    with av.open(str(source)) as old, av.open(str(target), "w") as new:
-        stream = new.add_stream_from_template(old.streams.video[0], opaque=opaque)
-        for number, packet in enumerate(p for p in old.demux(video=0) if p.size):
-            data, key = edit(number, bytes(packet), packet.is_keyframe)
-            copy = av.Packet(data)
-            copy.pts, copy.dts, copy.time_base, copy.duration = (
-                packet.pts,
-                packet.dts,
-                packet.time_base,
-                packet.duration,
-            )
-            copy.is_keyframe, copy.stream = key, stream
-            new.mux(copy)
-    return target
+from tests.videos import decode_all, make_video, remuxed
 
 
 def patched(path: Path, change: Callable[[bytearray], None]) -> Path:

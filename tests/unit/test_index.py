@@ -21,7 +21,7 @@ from gpuload.index.mp4_boxes import Untold
 from gpuload.index.video import VideoIndex
 from gpuload.video import Video
 from tests.boxes import with_compact_sizes, with_wide_offsets
-from tests.videos import decode_all, frame_number, make_video
+from tests.videos import decode_all, frame_number, make_video, remuxed
 
 CODECS = ["libx264", "libx265", "libsvtav1", "libvpx-vp9"]
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
@@ -167,16 +167,8 @@ def test_edit_lists_of_files_that_begin_elsewhere(
     tmp_path: Path, codec: str, options: dict[str, str], first: int, edits: list[tuple[int, int]] | None
 ) -> None:
     """Packet ``first`` is within a GOP, or one that leading pictures follow."""
-    path = tmp_path / "cut.mp4"
-    with (
-        av.open(str(make_video(tmp_path / "v.mp4", codec=codec, gop=8, frames=40, options=options))) as old,
-        av.open(str(path), "w") as new,
-    ):
-        stream = new.add_stream_from_template(old.streams.video[0])
-        for number, packet in enumerate(packet for packet in old.demux(video=0) if packet.size):
-            if number >= first:
-                packet.stream = stream
-                new.mux(packet)
+    whole = make_video(tmp_path / "v.mp4", codec=codec, gop=8, frames=40, options=options)
+    path = remuxed(whole, tmp_path / "cut.mp4", first=first)
     assert_as_demuxed(path if edits is None else with_edits(path, edits))
 
 
