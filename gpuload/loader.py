@@ -362,7 +362,7 @@ class _EpochIterator(Iterator[dict[str, Any]]):
             if not work.broken:
                 loader._schedule.finish(self._iteration)
             raise
-        except Exception:
+        except Exception:  # whatever it was, a batch that was taken counts as delivered
             if work.batches_taken > taken:
                 loader._schedule.advance(self._iteration)
             raise

@@ -152,7 +152,7 @@ class TorchcodecDecoder:
         """
         missing = set(run.wanted)
         kind = stream.codec, b"".join(stream.extradata), stream.width, stream.height, stream.color
-        self.fell_back = kind in self._refused
+        self.fell_back, refused = kind in self._refused, None
         if not self.fell_back:
             try:
                 for number, picture in self._decode(stream, run):
@@ -165,11 +165,11 @@ class TorchcodecDecoder:
                 if isinstance(error, ConfigError):  # so it would be with every run
                     self._refused.add(kind)
                 self.fell_back, refused = True, error.anew()
-            if kind not in self._told:
-                self._told.add(kind)
-                logger.warning("the CPU decodes what %s does not: %s", self._device, refused)
         if missing:
             yield from self._reference.decode(stream, replace(run, wanted=frozenset(missing)))
+        if refused is not None and kind not in self._told:  # and it is no damage, which PyAV would have refused too
+            self._told.add(kind)
+            logger.warning("the CPU decodes what %s does not: %s", self._device, refused)
 
     def _decode(self, stream: Stream, run: Run) -> Iterator[tuple[int, av.VideoFrame | DevicePicture]]:
         try:

@@ -123,7 +123,7 @@ class Dealer:
                     self._holder[group] = holder
                     given.append(group)
                 shares[holder].cost += FILL_COST * fills
-        except BaseException:
+        except BaseException:  # tasks that nobody gets hold bytes
             self._take_back(shares, given)
             raise
         if staged is not None:

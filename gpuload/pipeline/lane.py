@@ -66,7 +66,7 @@ class DeviceWorker(Worker):
                     self._sharing.verify(stream, run, pictures)
             except DecodeError:
                 self._sharing.give_up(stream)  # told below, picture by picture
-            except BaseException:
+            except BaseException:  # else no lane would ever verify it
                 self._sharing.give_up(stream)
                 raise
         yield from self._decoder.decode(stream, run)

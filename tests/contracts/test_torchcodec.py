@@ -213,8 +213,11 @@ else:
             assert list(pictures) == video.frame_packet.tolist()
             assert all(np.array_equal(pixels_of(p), w) for p, w in zip(pictures.values(), wanted, strict=True))
         damaged = replace(whole(video), packets=[bytes(len(packet)) for packet in whole(video).packets])
-        with pytest.raises(DecodeError):
-            list(decoder.decode(stream_of(video), damaged))
+        caplog.clear()
+        for one in (decoder, TorchcodecDecoder(falls_back=True)):
+            with caplog.at_level(logging.WARNING), pytest.raises(DecodeError):
+                list(one.decode(stream_of(video), damaged))
+        assert not caplog.messages, "of a damaged run nobody says that the CPU decodes it"
 
     def test_what_another_decoder_did_verifies_and_measures_nothing(tmp_path: Path) -> None:
         video = load_index(make_video(tmp_path / "video.ts", frames=8, gop=4), cache_dir=tmp_path)
