@@ -52,13 +52,8 @@ class PixelLayout:
 
     @property
     def chroma_lane(self) -> int:
-        """Bits that the kernel gives to each of U and V in one integer: room for 16 times a code."""
+        """Bits that the kernel gives to each of two chroma columns in one integer: room for 16 times a code."""
         return 16 if self.bits <= 12 else 32
-
-    @property
-    def chroma_mask(self) -> int:
-        """Where the bits of both codes lie in that integer."""
-        return ((1 << self.bits) - 1) * (1 + (1 << self.chroma_lane))
 
     @property
     def chroma_weight(self) -> int:

@@ -1,7 +1,7 @@
 """Source and Target: what one launch reads and what it writes. Values only; no Triton here."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -27,6 +27,21 @@ class Reading:
     chroma_y: int
     is_identity: bool
     """The components Y, U, V hold G, B, R."""
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """What a kernel must know of slots while it is compiled."""
+
+    out: Any
+    """Triton's type of a value."""
+    channels_last: bool
+    quarters: int
+    """Turns by 90 degrees counter-clockwise of the stored picture."""
+    is_centred: bool
+    """Colours are centred around 0 and clamped; otherwise they are in 0..255 or beyond, and rounding clamps."""
+    is_native: bool
+    """Compiled for a GPU, and not interpreted."""
 
 
 @dataclass(frozen=True, slots=True)

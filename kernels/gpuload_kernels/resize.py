@@ -1,12 +1,12 @@
 """Device functions that resize a tile: antialiased bilinear, two matrix products. Part of convert.py's kernel."""
 
-# ruff: noqa: N803  (compile-time constants are upper case in Triton)
+# ruff: noqa: N803, N806  (compile-time constants are upper case in Triton)
 # mypy: disable-error-code="import-untyped, no-untyped-def, untyped-decorator, no-untyped-call"
 
 import triton
 import triton.language as tl
 
-from gpuload_kernels.pixels import centred_rgb
+from gpuload_kernels.pixels import centred_rgb, rows_joined
 
 
 @triton.jit
@@ -35,7 +35,7 @@ def _weights(outputs, sources, scale, support, extent, mirrored):
     """
     narrowing = 1.0 / support
     center = _center(outputs, scale, extent, mirrored) * narrowing
-    inside = (sources >= 0) & (sources < extent)
+    inside = sources.to(tl.uint32, bitcast=True) < extent.to(tl.uint32)  # negative ones are very large
     position = tl.where(inside, (sources.to(tl.float32) + 0.5) * narrowing, 1e9)
     return tl.maximum(1.0 - tl.abs(position - center), 0.0).to(tl.float16)
 
@@ -56,6 +56,7 @@ def resized(
     BLOCK_COLUMNS: tl.constexpr,
     STEP_ROWS: tl.constexpr,
     STEP_COLUMNS: tl.constexpr,
+    ALIGNED: tl.constexpr,
 ):
     """Centred R'G'B' of outputs from ``first``: three float32 ``[BLOCK_ROWS, BLOCK_COLUMNS]``.
 
@@ -76,61 +77,50 @@ def resized(
         first_column, BLOCK_COLUMNS, out_columns, column_scale, column_support, columns, columns_mirrored
     )
     outputs_down = first_row + tl.arange(0, BLOCK_ROWS)[:, None]
-    outputs_across = first_column + tl.arange(0, BLOCK_COLUMNS)[None, :]
+    outputs_across = first_column + tl.arange(0, BLOCK_COLUMNS)[:, None]
     red = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
     green = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
     blue = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
-    column_norm = tl.zeros((BLOCK_COLUMNS,), tl.float32)
-    # Chroma is read in pairs, so steps begin at an even stored column, perhaps one before the window.
-    for column in range((column_start + low_column) // 2 * 2, column_start + high_column, STEP_COLUMNS):
+    norm = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)  # sums of weights, the same in each row
+    # Steps begin where a vector may, perhaps before the window.
+    START: tl.constexpr = 8 if ALIGNED else 4
+    for column in range((column_start + low_column) // START * START, column_start + high_column, STEP_COLUMNS):
         stored_columns = column + tl.arange(0, STEP_COLUMNS)
+        # Transposed, so that a thread has few source pixels, whose share of the work is the larger one.
         across = _weights(
             outputs_across,
-            stored_columns[:, None] - column_start,
+            stored_columns[None, :] - column_start,
             column_scale,
             column_support,
             columns,
             columns_mirrored,
         )
-        column_norm += tl.sum(across.to(tl.float32), axis=0)
+        across = tl.trans(across)
+        norm = tl.dot(tl.full((BLOCK_ROWS, STEP_COLUMNS), 1.0, tl.float16), across, norm)
         down_sum = tl.zeros((BLOCK_ROWS, STEP_ROWS), tl.float32)
         tall_red = tl.zeros((BLOCK_ROWS, STEP_COLUMNS), tl.float32)
         tall_green = tl.zeros((BLOCK_ROWS, STEP_COLUMNS), tl.float32)
         tall_blue = tl.zeros((BLOCK_ROWS, STEP_COLUMNS), tl.float32)
-        for row in range(row_start + low_row, row_start + high_row, STEP_ROWS):
-            stored_rows = row + tl.arange(0, STEP_ROWS)
-            down = _weights(
-                outputs_down,
-                stored_rows[None, :] - row_start,
-                row_scale,
-                row_support,
-                rows,
-                rows_mirrored,
-            )
+        for pair in range((row_start + low_row) // 2, (row_start + high_row + 1) // 2, STEP_ROWS // 2):
+            stored_rows = 2 * pair + tl.arange(0, STEP_ROWS)
+            down = _weights(outputs_down, stored_rows[None, :] - row_start, row_scale, row_support, rows, rows_mirrored)
             down_sum += down.to(tl.float32)
-            r, g, b = centred_rgb(
-                planes,
-                stored_rows[:, None],
-                stored_columns[None, :],
-                column,
-                picture_size,
-                color,
-                SOURCE,
-                True,
-                False,
-            )
-            tall_red = tl.dot(down, r.to(tl.float16), tall_red)
+            pairs = pair + tl.arange(0, STEP_ROWS // 2)
+            even, odd = centred_rgb(
+                planes, pairs[:, None], stored_columns[None, :], column, picture_size, color, SOURCE, ALIGNED, True
+            )  # fmt: skip
+            tall_red = tl.dot(down, rows_joined(even[0].to(tl.float16), odd[0].to(tl.float16)), tall_red)
             if SOURCE.layout.kind != "gray":
-                tall_green = tl.dot(down, g.to(tl.float16), tall_green)
-                tall_blue = tl.dot(down, b.to(tl.float16), tall_blue)
+                tall_green = tl.dot(down, rows_joined(even[1].to(tl.float16), odd[1].to(tl.float16)), tall_green)
+                tall_blue = tl.dot(down, rows_joined(even[2].to(tl.float16), odd[2].to(tl.float16)), tall_blue)
         # Before rounding, so that flat pictures stay exact. Outputs beyond the edge have no weights at all: they are
         # not stored, but must not divide by zero.
-        norm = (1.0 / tl.maximum(tl.sum(down_sum, axis=1), 1e-3))[:, None]
-        red = tl.dot((tall_red * norm).to(tl.float16), across, red)
+        row_norm = (1.0 / tl.maximum(tl.sum(down_sum, axis=1), 1e-3))[:, None]
+        red = tl.dot((tall_red * row_norm).to(tl.float16), across, red)
         if SOURCE.layout.kind != "gray":
-            green = tl.dot((tall_green * norm).to(tl.float16), across, green)
-            blue = tl.dot((tall_blue * norm).to(tl.float16), across, blue)
-    norm = (1.0 / tl.maximum(column_norm, 1e-3))[None, :]
+            green = tl.dot((tall_green * row_norm).to(tl.float16), across, green)
+            blue = tl.dot((tall_blue * row_norm).to(tl.float16), across, blue)
+    norm = 1.0 / tl.maximum(norm, 1e-3)
     red *= norm
     if SOURCE.layout.kind == "gray":
         green, blue = red, red

@@ -5,9 +5,13 @@ imported under the interpreter cannot be compiled."""
 
 import json
 import re
+import subprocess
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
+import triton
 from gpuload_kernels import convert, depth
 from gpuload_kernels.forms import Source, Target
 from triton.backends.compiler import GPUTarget
@@ -49,6 +53,27 @@ class FakeDriver:
         return 0
 
 
+def shortest_loop(cubin: bytes) -> int:
+    """Machine instructions of the shortest loop, 0 if there is none: of several paths the fastest."""
+    disassembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run([disassembler, "-c", file.name], capture_output=True, text=True, check=True).stdout
+    begins: dict[str, int] = {}
+    lengths, count = [], 0
+    for line in text.splitlines():
+        if label := re.match(r"(\.L_\w+):", line):
+            begins[label[1]] = count
+        elif operation := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\d+ +)?(\w+)", line):
+            count += 1
+            target = re.search(r"`\((\.L_\w+)\)", line)
+            # The last instruction of every kernel jumps to itself.
+            if operation[1] == "BRA" and target and count - begins.get(target[1], count) > 1:
+                lengths.append(count - begins[target[1]])
+    return min(lengths, default=0)
+
+
 def counts(compiled: Any) -> dict[str, int]:
     """How many of the instructions that matter a compiled kernel has."""
     ptx = compiled.asm["ptx"]
@@ -57,9 +82,10 @@ def counts(compiled: Any) -> dict[str, int]:
         "one_byte_stores": r"st\.global\.b8",
         "vector_stores": r"st\.global\.(b32|v\d|b64)",
         "clamps": r"min\.xorsign",
+        "packings": r"cvt\.pack\.sat\.u8",
     }
     return {name: len(re.findall(pattern, ptx)) for name, pattern in patterns.items()} | {
-        "cubin": len(compiled.asm["cubin"])
+        "loop": shortest_loop(compiled.asm["cubin"])
     }
 
 

@@ -32,12 +32,28 @@ def test_every_format_is_read_as_its_components_say(name: str, device: torch.dev
 
 @pytest.mark.parametrize("name", ["nv12", "nv21", "p010le", "yuv420p", "yuv422p10le", "yuv444p", "gray", "rgb24"])
 @pytest.mark.parametrize(("width", "height"), [(160, 10), (32, 9)])
-def test_aligned_pictures_take_the_paired_path_to_the_same_result(
+def test_aligned_planes_are_read_as_vectors_to_the_same_result(
     name: str, width: int, height: int, device: torch.device
 ) -> None:
     picture = noise(name, width, height)
     got = convert_one(device, Source(name, width, height), Target(height, width, torch.float32), Job(picture.planes()))
     assert np.abs(got - picture.rgb() / 255).max() <= FLOAT32
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+@pytest.mark.parametrize("name", ["nv12", "p016le", "yuv422p10le"])
+def test_any_window_of_aligned_planes(name: str, rotation: int, flip: bool, device: torch.device) -> None:
+    # More rows than a program writes, and windows that begin and end everywhere within pairs and fours.
+    picture = noise(name, 80, 70)
+    source = Source(name, 80, 70, rotation=rotation, chroma_location=2)
+    exact = shaped(picture.rgb(location=2), rotation=rotation)
+    height, width = source.rotated_size
+    target = Target(height - 9, width - 7, crop_height=height - 9, crop_width=width - 7)
+    jobs = [Job(picture.planes(), crop=crop, flip=flip) for crop in ((0, 4), (1, 3), (8, 6))]
+    for job, slot in zip(jobs, run(device, source, target, jobs), strict=True):
+        expected = shaped(exact, crop=(*job.crop, height - 9, width - 7), flip=flip)
+        assert np.abs(slot.numpy() - expected).max() <= ROUNDING
 
 
 @pytest.mark.parametrize("location", SITES)

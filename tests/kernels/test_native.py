@@ -32,24 +32,32 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, in
     return results
 
 
-def test_every_variant_compiles_to_machine_code(compiled: dict[str, dict[str, int]]) -> None:
-    assert len(compiled) == 14
-    assert all(counts["cubin"] > 0 for counts in compiled.values())
-
-
 def test_resizing_is_matrix_products_on_tensor_cores(compiled: dict[str, dict[str, int]]) -> None:
+    assert len(compiled) == 14
     for name, counts in compiled.items():
         assert (counts["mma"] > 0) == ("resized" in name)
 
 
 def test_aligned_bytes_are_stored_four_at_a_time(compiled: dict[str, dict[str, int]]) -> None:
-    # 16 x 128 pixels of 3 channels, over 128 threads, by four: 12 stores a thread. The other path stores single bytes.
+    # 16 x 128 pixels of 3 channels, over 128 threads, by four: 12 stores a thread. Two other paths store single bytes.
     assert compiled["nv12 to bytes"]["vector_stores"] == 12
-    assert compiled["nv12 to bytes"]["one_byte_stores"] == 48
+    assert compiled["nv12 to bytes"]["one_byte_stores"] == 2 * 48
 
 
-def test_a_clamp_is_one_instruction(compiled: dict[str, dict[str, int]]) -> None:
-    assert compiled["nv12 to bytes"]["clamps"] == 96
+def test_four_bytes_are_clamped_and_packed_by_two_instructions(compiled: dict[str, dict[str, int]]) -> None:
+    assert compiled["nv12 to bytes"]["packings"] == 3 * 48 // 2
+    assert compiled["nv12 to bytes"]["clamps"] == 0
+
+
+def test_a_clamp_of_floats_is_one_instruction(compiled: dict[str, dict[str, int]]) -> None:
+    assert compiled["yuv420p16le to float"]["clamps"] == 3 * 48
+
+
+def test_instructions_leave_memory_to_limit(compiled: dict[str, dict[str, int]]) -> None:
+    # 46 for a pixel are what an H200 issues at 0.7 of copying (convert.py). A thread has 16 pixels of a step, and 8
+    # where it resizes. It was 29 and 37 when this was written.
+    assert 0 < compiled["nv12 to bytes"]["loop"] <= 16 * 34
+    assert 0 < compiled["nv12 resized"]["loop"] <= 8 * 42
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

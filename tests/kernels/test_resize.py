@@ -41,6 +41,18 @@ def test_windows_are_resized_as_if_the_rest_were_not_there(
     assert np.abs(got - exact).max() <= CLOSE
 
 
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(("name", "location"), [("nv12", 1), ("nv12", 2), ("p010le", 3), ("yuv420p", 5)])
+def test_windows_of_aligned_planes(name: str, location: int, flip: bool, device: torch.device) -> None:
+    picture = noise(name, 160, 50)
+    source = Source(name, 160, 50, chroma_location=location)
+    target = Target(19, 40, torch.float32, crop_height=41, crop_width=149)
+    jobs = [Job(picture.planes(), crop=crop, flip=flip) for crop in ((0, 8), (3, 5))]
+    for job, slot in zip(jobs, run(device, source, target, jobs), strict=True):
+        exact = shaped(picture.rgb(location=location), crop=(*job.crop, 41, 149), size=(19, 40), flip=flip) / 255
+        assert np.abs(slot.numpy() - exact).max() <= CLOSE
+
+
 def test_a_large_reduction_takes_many_steps(device: torch.device) -> None:
     picture = noise("nv12", 301, 130)
     got = convert_one(device, Source("nv12", 301, 130), Target(7, 9, torch.float32), Job(picture.planes()))
