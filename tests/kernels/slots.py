@@ -38,12 +38,15 @@ class Job:
         return [*addresses, *strides, slot, *self.crop, int(self.flip)]
 
 
-def run(device: torch.device, source: Source, target: Target, jobs: list[Job], *, gap: int = 64) -> list[torch.Tensor]:
-    """Converts, and checks that nothing but the slots was written; the slots on the CPU."""
+def run(
+    device: torch.device, source: Source, target: Target, jobs: list[Job], *, gap: int = 64, offset: int = 0
+) -> list[torch.Tensor]:
+    """Converts, and checks that nothing but the slots was written; the slots on the CPU. They begin ``offset`` bytes
+    behind multiples of 16."""
     size = int(np.prod(target.shape)) * target.dtype.itemsize
     step = -(-(size + gap) // 16) * 16
-    memory = torch.full((gap // 16 * 16 + step * len(jobs),), GUARD, dtype=torch.uint8, device=device)
-    starts = [gap // 16 * 16 + step * number for number in range(len(jobs))]
+    memory = torch.full((gap // 16 * 16 + offset + step * len(jobs),), GUARD, dtype=torch.uint8, device=device)
+    starts = [gap // 16 * 16 + offset + step * number for number in range(len(jobs))]
     table = torch.tensor(
         [job.entry(device, memory.data_ptr() + start) for job, start in zip(jobs, starts, strict=True)]
     )

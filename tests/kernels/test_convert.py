@@ -56,6 +56,26 @@ def test_any_window_of_aligned_planes(name: str, rotation: int, flip: bool, devi
         assert np.abs(slot.numpy() - expected).max() <= ROUNDING
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+def test_a_window_of_whole_tiles_may_begin_within_a_pair_and_a_four(offset: int, device: torch.device) -> None:
+    picture = noise("nv12", 144, 66)  # programs write 64 x 128
+    source, target = Source("nv12", 144, 66), Target(64, 128, crop_height=64, crop_width=128)
+    for crop in ((1, 3), (2, 4)):
+        (slot,) = run(device, source, target, [Job(picture.planes(), crop=crop)], offset=offset)
+        assert np.abs(slot.numpy() - shaped(picture.rgb(), crop=(*crop, 64, 128))).max() <= ROUNDING
+
+
+@pytest.mark.parametrize("location", [1, 2])
+@pytest.mark.parametrize("name", ["nv12", "yuv422p10le"])
+def test_an_odd_number_of_chroma_columns_in_aligned_rows(name: str, location: int, device: torch.device) -> None:
+    picture = noise(name, 30, 8)
+    planes = picture.planes()
+    padded = tuple(np.pad(plane, ((0, 0), (0, 32 - plane.shape[1])), constant_values=7) for plane in planes)
+    source = Source(name, 30, 8, chroma_location=location)
+    got = convert_one(device, source, Target(8, 30, torch.float32), Job(padded))
+    assert np.abs(got - picture.rgb(location=location) / 255).max() <= FLOAT32
+
+
 @pytest.mark.parametrize("location", SITES)
 @pytest.mark.parametrize("width", [32, 35])
 @pytest.mark.parametrize("name", ["nv12", "yuv422p", "yuv440p"])

@@ -65,11 +65,14 @@ def test_outputs_larger_than_a_tile_join_without_a_seam(device: torch.device) ->
     assert np.abs(got - shaped(picture.rgb(), size=(37, 70)) / 255).max() <= CLOSE
 
 
-def test_the_last_pixel_of_a_support_counts_though_a_step_ends_before_it(device: torch.device) -> None:
-    # Tiles are 16 x 32 outputs, steps 16 x 64 pixels: the first tile's support ends with row 32 and column 64.
-    picture = noise("gray", 67, 35)
-    got = convert_one(device, Source("gray", 67, 35), Target(17, 33, torch.float32), Job(picture.planes()))
-    assert np.abs(got - shaped(picture.rgb(), size=(17, 33)) / 255).max() <= CLOSE
+@pytest.mark.parametrize(("rows", "out_rows"), [(35, 17), (135, 68)])
+def test_the_last_pixel_of_a_support_counts_though_a_step_ends_before_it(
+    rows: int, out_rows: int, device: torch.device
+) -> None:
+    # Tiles are 16 x 32 outputs, steps 16 x 64 pixels: the first tile's support ends with row 33 or 32, column 64.
+    picture = noise("gray", 67, rows)
+    got = convert_one(device, Source("gray", 67, rows), Target(out_rows, 33, torch.float32), Job(picture.planes()))
+    assert np.abs(got - shaped(picture.rgb(), size=(out_rows, 33)) / 255).max() <= CLOSE
 
 
 @pytest.mark.parametrize("code", [0, 16, 77, 128, 201, 255])
