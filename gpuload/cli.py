@@ -224,7 +224,7 @@ def bench(
     seed: Annotated[int, typer.Option(help="Same seed, same order.")] = 0,
     num_threads: Annotated[int | None, typer.Option(help="Decode workers; without it, what the machine has.")] = None,
     device: Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda` or `cuda:1`.")] = "auto",
-    backend: Annotated[str, typer.Option(help="`auto`, `pyav`, `torchcodec` or `dali`.")] = "auto",
+    backend: Annotated[str, typer.Option(help="`auto`, `pyav`, `torchcodec`, `torchcodec-rgb` or `dali`.")] = "auto",
     camera: Cameras = None,
 ) -> None:
     """Measure how fast a dataset loads here, with a training loop that does nothing else.

@@ -72,7 +72,8 @@ class Loader:
         num_threads: decode workers, each a process of its own; default: the cores this process may use, divided by
             the ranks on this machine, where a launcher says how many (``LOCAL_WORLD_SIZE``).
         backend: ``"auto"`` takes for each stream what decodes it best on ``device`` (``stats.backends`` says what and
-            why); ``"pyav"``, ``"torchcodec"`` or ``"dali"`` forces one.
+            why); ``"pyav"``, ``"torchcodec"``, ``"torchcodec-rgb"`` or ``"dali"`` forces one, the last two with colours
+            as their library converts them (docs/gpu.md).
         frame_cache_bytes: budget of decoded pictures that are kept for later batches, 4 GiB.
         blob_cache_bytes: encoded bytes read and not yet decoded, or to be decoded again soon, 1 GiB.
         device_cache_bytes: the same of pictures that the GPU decodes, in its memory; default 4 GiB.

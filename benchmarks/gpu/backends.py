@@ -4,12 +4,12 @@ import random
 from collections.abc import Iterator, Sequence
 from itertools import product
 
-from benchmarks.gpu.candidates import RGB, make, obstacle, synchronize, why_not
+from benchmarks.gpu.candidates import make, obstacle, synchronize, why_not
 from benchmarks.gpu.clips import SIZES, Clip, ensure_clip, plane_clips, rate_clip
 from benchmarks.gpu.coded import Coded, is_rgb, load_coded, reference_frames, rgb_difference, same_planes
 from benchmarks.gpu.rates import rate
 from benchmarks.gpu.setting import Setting, first_line, say
-from gpuload.decode.registry import Machine, find_machine
+from gpuload.decode.registry import RGB, Machine, find_machine
 
 SESSIONS = (1, 2, 4, 7, 8, 14, 16)
 FEW = (1, 7, 14)

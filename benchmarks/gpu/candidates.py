@@ -2,47 +2,26 @@
 
 import importlib.util
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 
 from benchmarks.gpu.contenders import PyavCudaDecoder, PynvDecoder
 from gpuload.decode.base import Decoder
-from gpuload.decode.registry import Machine, choose, find_machine, kind_of
+from gpuload.decode.create import create
+from gpuload.decode.registry import BACKENDS, Machine, choose, find_machine, kind_of
 from gpuload.errors import ConfigError
 from gpuload.index.video import VideoIndex
 
 FACTORIES: Mapping[str, Callable[[str], Decoder]]
 
 
-def _torchcodec(device: str) -> Decoder:
-    from gpuload.decode.torchcodec import TorchcodecDecoder
-
-    return TorchcodecDecoder(device)
-
-
-def _one_call(device: str) -> Decoder:
-    from gpuload.decode.torchcodec import TorchcodecDecoder
-
-    return TorchcodecDecoder(device, one_call=True)
-
-
-def _dali(device: str) -> Decoder:
-    from gpuload.decode.dali import DaliDecoder
-
-    return DaliDecoder(device)
-
-
 FACTORIES = {
-    "torchcodec": _torchcodec,
-    "torchcodec_one_call": _one_call,
+    **{backend: partial(create, backend) for backend in BACKENDS if backend != "pyav"},
     "pyav_cuda": PyavCudaDecoder,
     "pynvvideocodec": PynvDecoder,
-    "dali": _dali,
 }
-RGB = frozenset({"torchcodec_one_call", "dali"})
-"""Those that convert colours themselves."""
-BACKEND_OF = {"torchcodec": "torchcodec", "torchcodec_one_call": "torchcodec", "dali": "dali"}
-"""Which of gpuload's backends a candidate is; the contenders are none."""
+"""gpuload's own backends, and two contenders."""
 
 
 def make(name: str, device: str) -> Decoder:
@@ -62,12 +41,12 @@ def why_not(name: str, device: str) -> str:
         return "" if importlib.util.find_spec("PyNvVideoCodec") else "PyNvVideoCodec is not installed"
     if name == "pyav_cuda":
         return ""
-    return find_machine(device=device, backend=BACKEND_OF[name]).obstacle(BACKEND_OF[name])
+    return find_machine(device=device, backend=name).obstacle(name)
 
 
 def obstacle(name: str, video: VideoIndex, device: str, machine: Machine) -> str:
     """Why a candidate cannot decode a video here, by what the driver says; empty: it should."""
-    backend = BACKEND_OF.get(name, "torchcodec")
+    backend = name if name in BACKENDS else "torchcodec"
     usable = Machine({**machine.unusable, backend: ""}, machine.nvdec)
     try:
         choose(kind_of(video), device=device, backend=backend, machine=usable)

@@ -14,8 +14,9 @@ from benchmarks.gpu.candidates import synchronize
 from benchmarks.gpu.network import training_step
 from benchmarks.gpu.ours import dataset_of, make_loader, on_device
 from benchmarks.gpu.setting import Setting, attempt
-from benchmarks.gpu.targets import NVDEC_ONLY
+from benchmarks.gpu.targets import AT_ONCE, NVDEC_ONLY
 from benchmarks.gpu.workloads import BASE, CAMERA, WINDOW, Workload, ensure_workload, workloads
+from gpuload.decode.registry import AUTO
 from gpuload.pipeline import crew
 
 SIDES = (224, 160, 112, 80)
@@ -87,16 +88,19 @@ def measure(setting: Setting) -> None:
             trying(label, partial(plain, setting, workload, shuffle, backend, rates))
         trying(f"{workload.name} training", partial(training, setting, workload, "block", rates))
         if workload is ordered[0]:
+            trying(f"{workload.name} block, {AT_ONCE}", partial(plain, setting, workload, "block", AT_ONCE, rates))
             trying(f"{workload.name} training global", partial(training, setting, workload, "global", rates))
             for beside in ("process", "thread"):
-                trying(f"{workload.name} beside a busy {beside}", partial(beside_python, setting, workload, beside))
+                for backend in (AUTO, AT_ONCE):
+                    label = f"{workload.name} beside a busy {beside}{'' if backend == AUTO else f', {backend}'}"
+                    trying(label, partial(beside_python, setting, workload, beside, backend))
             trying(f"{workload.name} block, a lane for each engine", partial(one_lane_each, setting, workload))
 
 
 def plain(setting: Setting, workload: Workload, shuffle: str, backend: str, rates: dict[str, float]) -> dict[str, Any]:
     """Nothing but the loader. With ``auto`` the CPU may take a share of what NVDEC could decode."""
     dataset = dataset_of(ensure_workload(workload, setting.folder))
-    with on_device(setting), make_loader(dataset, setting, shuffle=shuffle, backend=backend) as loader:
+    with on_device(setting, backend=backend), make_loader(dataset, setting, shuffle=shuffle, backend=backend) as loader:
         found = drawn(loader, setting)
         if backend == "auto":
             rates[f"{workload.name} {shuffle}"] = found["delivered_per_s"]
@@ -110,10 +114,10 @@ def one_lane_each(setting: Setting, workload: Workload) -> dict[str, Any]:
         return plain(setting, workload, "block", "torchcodec", {})
 
 
-def beside_python(setting: Setting, workload: Workload, beside: str) -> dict[str, Any]:
+def beside_python(setting: Setting, workload: Workload, beside: str, backend: str) -> dict[str, Any]:
     """A thread of this process, or another process, runs pure Python without pause."""
     dataset = dataset_of(ensure_workload(workload, setting.folder))
-    with on_device(setting), make_loader(dataset, setting, shuffle="block") as loader:
+    with on_device(setting, backend=backend), make_loader(dataset, setting, shuffle="block", backend=backend) as loader:
         return drawn(loader, setting, beside=beside)
 
 

@@ -13,6 +13,7 @@ from benchmarks.gpu.clips import FPS
 from benchmarks.gpu.setting import Setting
 from benchmarks.gpu.workloads import BATCH, CAMERA
 from gpuload import loader as loader_module
+from gpuload.decode.registry import AUTO
 from gpuload.pipeline import route
 from gpuload.pipeline.route import Way
 
@@ -25,13 +26,13 @@ def dataset_of(root: Path) -> gpuload.LeRobotDataset:
 
 
 @contextmanager
-def on_device(setting: Setting, *, lanes: bool = True) -> Iterator[None]:
-    """In a dry run: batches are finished by the kernels, interpreted, and with ``lanes`` decoded by torchcodec in
-    threads as on a GPU, else by PyAV in processes. Nothing where there is a GPU."""
+def on_device(setting: Setting, *, lanes: bool = True, backend: str = AUTO) -> Iterator[None]:
+    """In a dry run: batches are finished by the kernels, interpreted, and with ``lanes`` decoded in threads as on a
+    GPU, by ``backend`` or else torchcodec; without by PyAV in processes. Nothing where there is a GPU."""
     if not setting.dry:
         yield
         return
-    way = Way("torchcodec", "cuda") if lanes else Way("pyav", "cpu")
+    way = Way("torchcodec" if backend == AUTO else backend, "cuda") if lanes else Way("pyav", "cpu")
     with (
         patch.object(loader_module, "finishing_device", lambda device: torch.device("cpu")),
         patch.object(route.Router, "way", lambda self, file: way),

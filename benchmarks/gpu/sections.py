@@ -37,7 +37,7 @@ SECTIONS: Mapping[str, Section] = {
         Section("backend torchcodec", "backends", 130, "first", "torchcodec"),
         Section("backend pyav_cuda", "backends", 120, "first", "pyav_cuda"),
         Section("backend pynvvideocodec", "backends", 110, "first", "pynvvideocodec"),
-        Section("backend torchcodec_one_call", "backends", 100, "first", "torchcodec_one_call"),
+        Section("backend torchcodec-rgb", "backends", 100, "first", "torchcodec-rgb"),
         Section("limit", "nvdec_limit", 120, "second"),
         Section("loading", "loading", 150, "second"),
         Section("host_path", "host_path", 70, "second"),

@@ -15,6 +15,10 @@ def create(backend: str, device: str, *, falls_back: bool = False) -> Decoder:
         from gpuload.decode.torchcodec import TorchcodecDecoder
 
         return TorchcodecDecoder(device, falls_back=falls_back)
+    if backend == "torchcodec-rgb":
+        from gpuload.decode.torchcodec import TorchcodecDecoder
+
+        return TorchcodecDecoder(device, one_call=True)
     if backend == "dali":
         from gpuload.decode.dali import DaliDecoder
 

@@ -15,7 +15,9 @@ from gpuload.index.video import VideoIndex
 from gpuload.store.one_run import unsupported
 
 AUTO = "auto"
-BACKENDS = ("pyav", "torchcodec", "dali")
+BACKENDS = ("pyav", "torchcodec", "torchcodec-rgb", "dali")
+RGB = frozenset({"torchcodec-rgb", "dali"})
+"""Those that give 8-bit RGB as their library converts it, and are never chosen of our own accord."""
 NAMES = {
     "mpeg1video": "MPEG-1", "mpeg2video": "MPEG-2", "mpeg4": "MPEG-4", "vc1": "VC-1", "h264": "H.264", "mjpeg": "MJPEG",
     "hevc": "HEVC", "vp8": "VP8", "vp9": "VP9", "av1": "AV1",
@@ -180,10 +182,10 @@ def _obstacle_of(backend: str, kind: StreamKind, where: str, machine: Machine) -
         return f"{backend} takes packets in a container only, and {kind.no_container}"
     if kind.may_interlace:
         return f"its pictures may be interlaced, and {backend} does not tell which are"
-    if backend == "torchcodec" and where == "cpu":
+    if backend in RGB and kind.is_depth:
+        return f"{backend} gives 8-bit RGB, which cannot hold a depth map"
+    if where == "cpu" and backend != "dali":
         return ""
-    if backend == "dali" and kind.is_depth:
-        return "DALI gives 8-bit RGB, which cannot hold a depth map"
     if where == "cpu":
         known = ", ".join(sorted(name_of(codec) for codec in DALI_CPU))
         return "" if kind.codec in DALI_CPU else f"DALI decodes {known} without a GPU, not {name_of(kind.codec)}"
@@ -303,5 +305,6 @@ def _unusable(backend: str, device: str) -> str:
     """What the backend's own module says of this process; empty: it can be used."""
     if backend == "pyav":
         return ""
-    unusable: Callable[..., str | None] = importlib.import_module(f"gpuload.decode.{backend}").unusable
+    library, _, _ = backend.partition("-")
+    unusable: Callable[..., str | None] = importlib.import_module(f"gpuload.decode.{library}").unusable
     return unusable(device, in_helper=device == "cpu") or ""

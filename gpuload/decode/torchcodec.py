@@ -100,6 +100,8 @@ class _Color:
 
     matrix: int
     full_range: bool
+    is_in_stream: bool
+    """The bitstream alone says the same."""
 
 
 class TorchcodecDecoder:
@@ -107,7 +109,9 @@ class TorchcodecDecoder:
 
     ``device="cpu"`` yields ``av.VideoFrame``: the decoder's own planes, not copied. ``device="cuda"`` yields
     ``DevicePicture`` with NV12, P010 or 4:4:4 planes, made on the stream that is current. ``one_call=True`` decodes
-    each run in one call that does not hold the GIL, and yields RGB as torchcodec converts it.
+    each run in one call that does not hold the GIL, and yields 8-bit RGB as torchcodec converts it; the pictures of a
+    run share one allocation, which lives as long as any of them. Where only the container tells a stream's colours,
+    which torchcodec does not look at on a GPU, it yields planes all the same.
 
     Damage is found where FFmpeg or NVDEC refuses a packet or gives no picture, and only there. torchcodec cannot be
     told to refuse damaged blocks (FFmpeg's ``err_detect``) and does not say that a picture was concealed, so flipped
@@ -195,8 +199,10 @@ class TorchcodecDecoder:
                 number = piece.shown[piece.wanted[0]]
                 if self._on_gpu:
                     self._prepare_gpu(stream, run, piece)
-                one_call = self._one_call
-                yield from self._in_one_call(stream, piece) if one_call else self._by_packets(stream, piece, keeps)
+                if self._one_call and (not self._on_gpu or self._colors[kind_of(stream, piece)].is_in_stream):
+                    yield from self._in_one_call(stream, piece)
+                else:
+                    yield from self._by_packets(stream, piece, keeps)
         except ConfigError:  # a ValueError, and our own
             raise
         except (RuntimeError, ValueError) as error:  # what torchcodec raises; ValueError: no stream that it can read
@@ -234,14 +240,16 @@ class TorchcodecDecoder:
         number = run.first + index
         head = Run(number, [run.packets[index]], run.entries[index : index + 1], frozenset([number]))
         _, picture = next(self._reference.decode(stream, head))
-        full = picture.color_range == FULL_RANGE or picture.format.name.startswith("yuvj")
         # Asked for what the decoder will be asked for: deeper pictures need another surface than 8-bit ones.
         deep = picture.format.components[0].bits > 8
         output = torch.float32 if deep else torch.uint8
         status = VideoDecoder(piece.data, device=self._device, output_dtype=output).cpu_fallback
         if status or not status.status_known:
             raise ConfigError(f"{stream.path}: {self._device} does not decode this {stream.codec} stream: {status}")
-        self._colors[kind] = _Color(int(picture.colorspace), full)
+        told = colors_of(picture)
+        if self._one_call:
+            _, picture = next(self._reference.decode(replace(stream, color=Color()), head))
+        self._colors[kind] = _Color(*told, is_in_stream=told == colors_of(picture))
 
     def _by_packets(
         self, stream: Stream, piece: Piece, keeps: bool
@@ -327,6 +335,11 @@ class TorchcodecDecoder:
 def kind_of(stream: Stream, piece: Piece) -> Kind:
     extradata = stream.extradata[piece.entry] if stream.extradata else b""
     return stream.codec, extradata, stream.width, stream.height, stream.color
+
+
+def colors_of(picture: av.VideoFrame) -> tuple[int, bool]:
+    """Matrix, and whether its range is full."""
+    return int(picture.colorspace), picture.color_range == FULL_RANGE or picture.format.name.startswith("yuvj")
 
 
 def frame_of(raw: "RawFrame") -> av.VideoFrame:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
+from gpuload.decode.registry import RGB
 from gpuload.device.planes import plane_shapes, staged_format
 from gpuload.index.video import VideoIndex
 from gpuload.plan.grouping import DecodePlan
@@ -65,7 +66,7 @@ class Budgets:
         if device == "cpu":
             return host_bytes(video, form)
         scale = max(self.frame_cache_bytes, 1) / self.device_cache_bytes
-        return max(host_bytes(video), int(device_bytes(video, is_rgb=backend == "dali") * scale))
+        return max(host_bytes(video), int(device_bytes(video, is_rgb=backend in RGB) * scale))
 
     def narrowest(self, *, on_device: bool) -> tuple[str, int]:
         """The one that decides: its argument's name and what it allows."""

@@ -73,7 +73,7 @@ class WorkerHandle:
         # -P: the working folder is no place for modules, unless it is one in the parent's sys.path.
         places = os.pathsep.join(place or os.getcwd() for place in sys.path)
         variables = {**MALLOC, **ONE_THREAD, **os.environ, "PYTHONPATH": places}
-        if backend == "torchcodec":
+        if backend.startswith("torchcodec"):
             try:
                 variables = ffmpeg.environment(variables)
             except OSError as error:

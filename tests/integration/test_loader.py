@@ -366,10 +366,11 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_an_error(source: NumberedSource)
         Loader(source, 8, device="cuda")
 
 
+@pytest.mark.parametrize("backend", ["torchcodec", "torchcodec-rgb"])
 def test_torchcodec_on_the_cpu_gives_the_same_batches(
-    source: NumberedSource, pictures: list[list[np.ndarray[Any, Any]]]
+    source: NumberedSource, pictures: list[list[np.ndarray[Any, Any]]], backend: str
 ) -> None:
-    with Loader(source, 8, shuffle="block", backend="torchcodec", device="cpu", num_threads=1) as loader:
+    with Loader(source, 8, shuffle="block", backend=backend, device="cpu", num_threads=1) as loader:
         for batch in loader:
             assert_exact(batch, source, pictures)
-        assert loader.stats.backends["cam0"] == ("torchcodec", "backend 'torchcodec' was asked for, device is cpu")
+        assert loader.stats.backends["cam0"] == (backend, f"backend {backend!r} was asked for, device is cpu")

@@ -43,6 +43,8 @@ def test_a_narrower_device_makes_its_pictures_count_for_more(tmp_path: Path) -> 
     # As many fit as the device has room for, told in the host's bytes.
     assert (4 << 30) // on_device == (1 << 30) // device_bytes(video, is_rgb=False)
     assert budgets.picture_bytes(video, ("pyav", "cpu"), None) == host_bytes(video)
+    rgb = budgets.picture_bytes(video, ("torchcodec-rgb", "cuda:0"), None)
+    assert (4 << 30) // rgb == (1 << 30) // device_bytes(video, is_rgb=True)
     assert budgets.narrowest(on_device=True) == ("device_cache_bytes", 1 << 30)
     assert budgets.narrowest(on_device=False) == ("frame_cache_bytes", 4 << 30)
     assert Budgets(1 << 30, 4 << 30).narrowest(on_device=True) == ("frame_cache_bytes", 1 << 30)

@@ -10,6 +10,7 @@ import pytest
 from gpuload.decode.registry import (
     BACKENDS,
     NAMES,
+    RGB,
     UNKNOWN_PROFILE,
     Choice,
     Machine,
@@ -157,8 +158,9 @@ def test_on_the_cpu_it_is_always_pyav(record: str) -> None:
         assert got == Choice("pyav", "cpu", "device is cpu")
 
 
-def test_dali_is_never_chosen_unasked() -> None:
+def test_backends_that_convert_colours_are_never_chosen_unasked() -> None:
     for record, codec, chroma in itertools.product(("h200", "l4", "blackwell", "none"), CODECS, CHROMAS):
+        assert on_cuda(kind(codec, chroma), machine(record)).backend not in RGB
         where = machine(record, torchcodec="broken")
         assert on_cuda(kind(codec, chroma), where).backend == "pyav"
 
@@ -170,6 +172,8 @@ def test_dali_is_never_chosen_unasked() -> None:
         ("pyav", "cuda", kind("h264"), "cpu"),
         ("torchcodec", "cpu", kind("av1"), "cpu"),
         ("torchcodec", "cuda:1", kind("hevc"), "cuda"),
+        ("torchcodec-rgb", "cpu", kind("av1"), "cpu"),
+        ("torchcodec-rgb", "cuda", kind("hevc"), "cuda"),
         ("dali", "cpu", kind("vp9"), "cpu"),
         ("dali", "cuda", kind("vp9"), "cuda"),
     ],
@@ -184,6 +188,8 @@ def test_a_possible_backend_is_taken_when_asked_for(backend: str, device: str, s
     ("backend", "device", "stream", "reason", "instead"),
     [
         ("torchcodec", "cuda", kind("av1"), "no AV1 decoder on NVIDIA H200", "takes pyav on the CPU"),
+        ("torchcodec-rgb", "cuda", kind("av1"), "no AV1 decoder on NVIDIA H200", "takes pyav on the CPU"),
+        ("torchcodec-rgb", "cpu", replace(kind("av1"), is_depth=True), "depth map", "takes pyav on the CPU"),
         ("torchcodec", "cuda", kind(width=8192), "largest H.264 picture 4096x4096", "takes pyav on the CPU"),
         ("dali", "cpu", kind("h264"), "DALI decodes MJPEG, VP8, VP9 without a GPU, not H.264", "takes pyav on the CPU"),
         ("dali", "cuda", kind("hevc", "444"), "no whole 4:4:4 8-bit", "takes torchcodec on the GPU"),
@@ -200,16 +206,21 @@ def test_an_impossible_backend_is_an_error_with_the_reason_and_what_would_work(
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("backend", ["torchcodec", "dali"])
+@pytest.mark.parametrize("backend", ["torchcodec", "torchcodec-rgb", "dali"])
 def test_a_backend_that_cannot_be_used_here_is_an_error_with_its_own_reason(backend: str, device: str) -> None:
     with pytest.raises(ConfigError, match="it broke"):
-        choose(kind("vp9"), device=device, backend=backend, machine=machine(**{backend: "it broke"}))
+        choose(
+            kind("vp9"),
+            device=device,
+            backend=backend,
+            machine=Machine({**WORKING, backend: "it broke"}, machine().nvdec),
+        )
     with pytest.raises(ConfigError, match="not looked for"):
         choose(kind("vp9"), device=device, backend=backend, machine=Machine({"pyav": ""}, machine().nvdec))
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ConfigError, match="backend must be one of auto, pyav, torchcodec, dali"):
+    with pytest.raises(ConfigError, match="backend must be one of auto, pyav, torchcodec, torchcodec-rgb, dali"):
         choose(kind(), device="cpu", backend="ffmpeg", machine=machine())
     with pytest.raises(ConfigError, match="'cpu' or 'cuda'"):
         choose(kind(), device="mps", backend="auto", machine=machine())
