@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from gpuload import loader
 from gpuload.decode.base import Decoder, Run
 from gpuload.decode.pyav import PyavDecoder
 from gpuload.decode.runs import stream_of
@@ -23,6 +24,7 @@ from gpuload.errors import ConfigError, DecodeError
 from gpuload.ffmpeg import bundled_libraries, environment
 from gpuload.index.load import load_index
 from gpuload.index.video import Color, VideoIndex
+from gpuload.pipeline import route
 from gpuload.pipeline.direct import read_packets
 from gpuload.pipeline.lane import DeviceWorker
 from gpuload.pipeline.share import Sharing
@@ -30,6 +32,7 @@ from gpuload.pipeline.work import Done
 from tests.boxes import joined
 from tests.contracts.decoder import CODECS, DecoderContract, coded_videos, run_of
 from tests.integration.test_lying_files import sets_of
+from tests.source import NumberedSource
 from tests.videos import decode_all, make_video
 
 IS_PREPARED = bundled_libraries() is not None and environment(os.environ) == dict(os.environ)
@@ -227,3 +230,22 @@ else:
         assert len(list(worker.decoded(stream, whole(video), done))) == 8
         assert not done.is_measured
         assert sharing.is_to_verify(stream), "nothing has been compared"
+
+    def test_pictures_of_one_call_reach_their_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        # On the device ``cpu``, in threads as on a GPU.
+        monkeypatch.setattr(loader, "finishing_device", torch.device)
+        monkeypatch.setattr(route.Router, "way", lambda self, file: route.Way("torchcodec-rgb", "cuda"))
+        source = NumberedSource(tmp_path, episodes=2, frames=6, cameras=1, pix_fmt="yuv444p", tint=True)
+        pictures = [decode_all(path) for path in source.paths]
+        with loader.Loader(
+            source, 4, shuffle="block", num_threads=1, backend="torchcodec-rgb", device="cpu"
+        ) as loading:
+            seen = []
+            for batch in loading:
+                for row, sample in enumerate(batch["index"].tolist()):
+                    refs = source.frames(np.array([sample]))
+                    for t in range(len(source.offsets)):
+                        expected = pictures[refs.file[0, t]][refs.frame[0, t]].astype(int)
+                        assert np.abs(batch["cam0"][row, t].numpy().astype(int) - expected).max() <= 1
+                    seen.append(sample)
+        assert sorted(seen) == list(range(len(source)))

@@ -17,7 +17,6 @@ import torch
 
 from gpuload import Crop, Loader, Transform, loader
 from gpuload.decode.pyav import PyavDecoder
-from gpuload.decode.torchcodec import unusable
 from gpuload.device.arena import BatchPool
 from gpuload.device.planes import PlaneWriter
 from gpuload.errors import DecodeError, DeviceError, GpuloadError
@@ -107,19 +106,6 @@ def test_every_slot_of_an_epoch_is_the_right_picture(
         stats = loader.stats
     assert sorted(seen) == list(range(len(source)))
     assert stats.amplification == 1.0
-
-
-@pytest.mark.skipif(unusable() is not None, reason="torchcodec finds no FFmpeg: start pytest with `make test`")
-def test_runs_that_are_decoded_in_one_call_give_the_same_slots(
-    source: NumberedSource, pictures: Pictures, in_lanes: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(route.Router, "way", lambda self, file: Way("torchcodec-rgb", "cuda"))
-    with Loader(source, 6, shuffle="block", num_threads=2, backend="torchcodec-rgb") as loader:
-        seen = []
-        for batch in loader:
-            assert_near(batch, source, pictures)
-            seen += batch["index"].tolist()
-    assert sorted(seen) == list(range(len(source)))
 
 
 @pytest.mark.parametrize("lanes", [False, True])
