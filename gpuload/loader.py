@@ -302,7 +302,7 @@ class Loader:
             cameras = [*(f.key for f in fields if f.lut is None), *self._source.image_keys]
             for key in cameras:  # a sample at a time, as dataset[i] does: each has its own random draw
                 result[key] = torch.stack([self._image_transforms(pictures) for pictures in result[key]])
-        self._mixing[0] += len(np.unique(np.searchsorted(self._episode_starts, batch.samples, side="right")))
+        self._mixing[0] += len(set(np.searchsorted(self._episode_starts, batch.samples, side="right").tolist()))
         self._mixing[1] += self._uniform_mixing(count)
         self._delivered[0] += 1
         self._delivered[1] += count

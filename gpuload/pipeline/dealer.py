@@ -279,7 +279,7 @@ def _acquire(
     while True:
         try:
             timeout_s = 0.0 if is_first else ASKED_AGAIN_S
-            return cache.acquire_all([key], next_use=next_use, timeout_s=timeout_s, read=read)
+            return cache.acquire(key, next_use=next_use, timeout_s=timeout_s, read=read)
         except CacheFull:
             if not is_awaited or key.stop - key.start > cache.capacity_bytes:
                 raise

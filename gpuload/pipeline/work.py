@@ -9,7 +9,7 @@ from gpuload.decode.base import Stream
 from gpuload.device.arena import Chunk
 from gpuload.errors import GpuloadError
 from gpuload.picture import DevicePicture, PictureForm
-from gpuload.store.cache import Lease
+from gpuload.store.cache import Lease, release_all
 
 Fill = tuple[int, int, int, int]
 """(picture, field, byte offset in the batch's buffer, view as ``draw_views`` packs it)."""
@@ -154,9 +154,7 @@ def end_apart(close: Callable[[], None], *, waits: bool) -> None:
 
 def release(pending: Iterable[PendingUnit]) -> None:
     """Gives back the bytes of units that are done, or that nobody does any more."""
-    for unit in pending:
-        for lease in unit.leases:
-            lease.release()
+    release_all(lease for unit in pending for lease in unit.leases)
 
 
 def is_in_use_here(lock: threading.Condition) -> bool:

@@ -44,9 +44,7 @@ class Lease:
         self.data = data
 
     def release(self) -> None:
-        cache, self._cache = self._cache, None
-        if cache is not None:
-            cache._release(self.keys)
+        release_all([self])
 
     def __enter__(self) -> "Lease":
         return self
@@ -55,6 +53,17 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def release_all(leases: Iterable[Lease]) -> None:
+    """Releases leases, those of one cache at once."""
+    keys: dict[BlobCache, list[BlobKey]] = {}
+    for lease in leases:
+        cache, lease._cache = lease._cache, None
+        if cache is not None:
+            keys.setdefault(cache, []).extend(lease.keys)
+    for cache, held in keys.items():
+        cache._release(held)
 
 
 class BlobCache:
@@ -71,7 +80,8 @@ class BlobCache:
         """Heap of (-next use, tie breaker, key); a key that is held or gone by now is passed over when it comes up."""
         self._idle_bytes = 0
         self._ties = itertools.count()
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)  # slower to enter than its lock: Python
         self.used_bytes = 0
         self.bytes_read = 0
 
@@ -96,11 +106,42 @@ class BlobCache:
 
     def expect(self, key: BlobKey) -> None:
         """Tells where blobs come from that this one will be acquired soon. Nothing is held; it never fails."""
-        with self._changed:
+        with self._lock:
             is_new = key not in self._entries and key not in self._expected
             self._expected.add(key)
         if self._expect is not None and is_new:
             self._expect(key)
+
+    def acquire(
+        self,
+        key: BlobKey,
+        *,
+        next_use: float = float("inf"),
+        timeout_s: float | None = 60.0,
+        read: Reader | None = None,
+    ) -> Lease:
+        """``acquire_all`` of one blob, at a third of the cost where it is new and there is room."""
+        num_bytes = key.stop - key.start
+        with self._lock:
+            is_simple = key not in self._entries and self.used_bytes + num_bytes <= self.capacity_bytes
+            if is_simple:
+                entry = self._entries[key] = _Entry()
+                entry.holds, entry.next_use = 1, next_use
+                self.used_bytes += num_bytes
+                self._expected.discard(key)
+        if not is_simple:
+            return self.acquire_all([key], next_use=next_use, timeout_s=timeout_s, read=read)
+        try:
+            data = (read or self._read)(key)
+        except BaseException as error:
+            entry.error = error
+            self._release((key,))
+            raise
+        with self._lock:
+            entry.data = data
+            self.bytes_read += len(data)
+            self._changed.notify_all()
+        return Lease(self, (key,), (data,))
 
     def acquire_all(
         self,

@@ -16,7 +16,7 @@ vectors where planes are aligned.
 that a warp's store of one channel is 128 neighbours, four to a thread: wide enough for full sectors, while chroma loads
 of a warp stay within one or two cache lines. Nothing moves between threads unless the picture is mirrored or the crop
 begins elsewhere than at a multiple of four. NV12 to bytes: 29 instructions a pixel in the loop, 31 with what precedes
-it (54 with such a crop), so memory should limit before issue does.
+it (55 with such a crop), so memory should limit before issue does.
 
 **Scaled**: the triangle filter of 1080p -> 224 has some 170 taps, and every source pixel lies in the support of about
 four outputs; converting a pixel for each of them would cost four conversions. Resizing is separable, so a program
