@@ -2,7 +2,13 @@
 
 Two neighbouring columns of one component lie in the two lanes of one integer, a *word*: arithmetic on it is exact for
 both, and takes half the instructions, which limit the conversion of 8-bit pictures. A lane has room for 16 times a
-code: 16 bits for codes of up to 12, else 32.
+code: 16 bits for codes of up to 12, else 32. Of NV12, for four luma columns::
+
+    stored       U0 V0 U1 V1 | U2 V2 …     one load of two chroma columns, and one of the next two
+    words of U   here U1:U0, right U2:U1   (left U0:U-1 where chroma lies between luma columns); likewise of V
+    at rows      3 * near + above …        of three such rows, for the even and for the odd luma row
+    at columns   4 * here, 2 * (here + right)
+    luma         0: low of the first, 1: low of the second, 2: high of the first, 3: high of the second
 """
 
 # ruff: noqa: N803, N806  (compile-time constants are upper case in Triton)
@@ -45,8 +51,10 @@ def chroma(planes, pairs, columns, first, picture_size, SOURCE: tl.constexpr, AL
 
 @triton.jit
 def _row(planes, row, columns, first, picture_size, SOURCE: tl.constexpr, ALIGNED: tl.constexpr):
-    """U and V of chroma rows ``[P, 1]``, each as three words: of the columns, one to the right and one to the left. Not
-    subsampled columns are no words: three times the codes themselves."""
+    """U and V of chroma rows ``[P, 1]``, each as three words: of the columns, one to the right and one to the left.
+
+    Where columns are not subsampled there are no words, but the codes of each column; nobody looks at the other two.
+    """
     _, width, _, chroma_width = picture_size
     if SOURCE.layout.chroma_width_shift == 0:
         inside = columns < width
@@ -54,48 +62,48 @@ def _row(planes, row, columns, first, picture_size, SOURCE: tl.constexpr, ALIGNE
         v = samples(planes, row, columns, inside, SOURCE, 2, ALIGNED).to(tl.uint32) >> SOURCE.layout.shift
         u_words, v_words = (u, u, u), (v, v, v)
     else:
-        two = first // 4 + tl.arange(0, columns.shape[1] // 4)[None, :]
-        here, right, left = _stored(planes, row, two, chroma_width, SOURCE, 1, ALIGNED)
+        word = first // 4 + tl.arange(0, columns.shape[1] // 4)[None, :]
+        here, right, left = _around(planes, row, word, chroma_width, SOURCE, 1, ALIGNED)
         u_words = _lanes(here, SOURCE, 1), _lanes(right, SOURCE, 1), _lanes(left, SOURCE, 1)
         if not SOURCE.layout.interleaved:
-            here, right, left = _stored(planes, row, two, chroma_width, SOURCE, 2, ALIGNED)
+            here, right, left = _around(planes, row, word, chroma_width, SOURCE, 2, ALIGNED)
         v_words = _lanes(here, SOURCE, 2), _lanes(right, SOURCE, 2), _lanes(left, SOURCE, 2)
     return u_words, v_words
 
 
 @triton.jit
-def _stored(
-    planes, row, two, chroma_width, SOURCE: tl.constexpr, COMPONENT: tl.constexpr, ALIGNED: tl.constexpr
+def _around(
+    planes, row, word, chroma_width, SOURCE: tl.constexpr, COMPONENT: tl.constexpr, ALIGNED: tl.constexpr
 ):  # fmt: skip
-    """Chroma columns ``2 * two`` and the next as they lie in a plane, with both components if interleaved, the first
-    lowest; the same one column to the right, and one to the left. Edges are repeated."""
+    """Chroma columns ``2 * word`` and the next as they are stored in a plane, with both components if interleaved, the
+    first lowest; the same one column to the right, and one to the left. Edges are repeated."""
     PLANE: tl.constexpr = SOURCE.layout.components[COMPONENT].plane
     BITS: tl.constexpr = 8 * SOURCE.layout.sample_bytes * SOURCE.layout.components[COMPONENT].step  # of one column
     COLUMN: tl.constexpr = tl.uint8 if BITS == 8 else tl.uint16 if BITS == 16 else tl.uint32
     TWO: tl.constexpr = tl.uint16 if BITS == 8 else tl.uint32 if BITS == 16 else tl.uint64
     STORED: tl.constexpr = tl.uint64 if BITS == 32 else tl.uint32
     if ALIGNED:
-        two_ptr = row_pointers(planes, row, PLANE, TWO, True) + two
-        inside = two < chroma_width // 2
-        here = tl.load(two_ptr, mask=inside, other=0).to(STORED)
-        is_next = two < chroma_width // 2 - 1  # edges by selection: a clamped column would take an address of its own
-        after = tl.load(two_ptr + 1, mask=is_next, other=0).to(STORED)
+        word_ptr = row_pointers(planes, row, PLANE, TWO, True) + word
+        inside = word < chroma_width // 2
+        here = tl.load(word_ptr, mask=inside, other=0).to(STORED)
+        is_next = word < chroma_width // 2 - 1  # edges by selection: a clamped column would take an address of its own
+        after = tl.load(word_ptr + 1, mask=is_next, other=0).to(STORED)
         after = tl.where(is_next, after, here >> BITS)
         before = here
         if SOURCE.chroma_x != 0:
-            is_previous = (two > 0) & inside
-            before = tl.load(two_ptr - 1, mask=is_previous, other=0).to(STORED) >> BITS
+            is_previous = (word > 0) & inside
+            before = tl.load(word_ptr - 1, mask=is_previous, other=0).to(STORED) >> BITS
             before = tl.where(is_previous, before, here & ((1 << BITS) - 1))
     else:
         column_ptr = row_pointers(planes, row, PLANE, COLUMN, False)
         last = chroma_width - 1
-        low = tl.load(column_ptr + tl.minimum(2 * two, last)).to(STORED)
-        high = tl.load(column_ptr + tl.minimum(2 * two + 1, last)).to(STORED)
+        low = tl.load(column_ptr + tl.minimum(2 * word, last)).to(STORED)
+        high = tl.load(column_ptr + tl.minimum(2 * word + 1, last)).to(STORED)
         here = low | (high << BITS)
-        after = tl.load(column_ptr + tl.minimum(2 * two + 2, last)).to(STORED)
+        after = tl.load(column_ptr + tl.minimum(2 * word + 2, last)).to(STORED)
         before = here
         if SOURCE.chroma_x != 0:
-            before = tl.load(column_ptr + tl.minimum(tl.maximum(2 * two - 1, 0), last)).to(STORED)
+            before = tl.load(column_ptr + tl.minimum(tl.maximum(2 * word - 1, 0), last)).to(STORED)
     return here, (here >> BITS) | (after << BITS), before | (here << BITS)
 
 

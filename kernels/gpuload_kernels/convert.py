@@ -16,7 +16,7 @@ vectors where planes are aligned.
 that a warp's store of one channel is 128 neighbours, four to a thread: wide enough for full sectors, while chroma loads
 of a warp stay within one or two cache lines. Nothing moves between threads unless the picture is mirrored or the crop
 begins elsewhere than at a multiple of four. NV12 to bytes: 29 instructions a pixel in the loop, 31 with what precedes
-it (55 with such a crop), so memory should limit before issue does.
+it (55 with such a crop, or turned, where bytes are stored one by one), so memory should limit before issue does.
 
 **Scaled**: the triangle filter of 1080p -> 224 has some 170 taps, and every source pixel lies in the support of about
 four outputs; converting a pixel for each of them would cost four conversions. Resizing is separable, so a program
@@ -76,8 +76,9 @@ def _native_size(
     ALIGNED: tl.constexpr,
     STORE_ALIGNED: tl.constexpr,
 ):
-    """One tile at native size; pairs are as ``resized`` takes them. Stored rows and columns are read from where pairs
-    and fours begin, perhaps before the window: what lies before it is not written."""
+    """One tile at native size; ``start``, ``size``, ``first`` and ``mirrored`` are as ``resized`` takes them. Stored
+    rows and columns are read from where pairs and fours begin, perhaps before the window: what lies before it is not
+    written. So a window may need one row and three columns more than it has: ``kernel_arguments`` counts programs."""
     row_start, column_start = start
     rows, columns = size
     first_row, first_column = first
@@ -89,7 +90,9 @@ def _native_size(
         across = first_column + tl.arange(0, BLOCK_COLUMNS)[None, :]
     else:
         across = tl.where(columns_mirrored != 0, column_start + columns - 1 - stored, stored - column_start)
-    for row in range(first_row, tl.minimum(first_row + BLOCK_ROWS, rows + row_start % 2), STEP_ROWS):
+    end_row = tl.minimum(first_row + BLOCK_ROWS, rows + row_start % 2)
+    end_row = tl.where(first_column < columns + column_start % 4, end_row, 0)  # perhaps nothing is left to be done
+    for row in range(first_row, end_row, STEP_ROWS):
         pairs = row_start // 2 + row // 2 + tl.arange(0, STEP_ROWS // 2)[:, None]
         even, odd = centred_rgb(planes, pairs, stored, column, picture_size, color, SOURCE, ALIGNED, TARGET.is_centred)
         down = 2 * pairs - row_start
@@ -157,9 +160,9 @@ def _convert(
         column_start = picture_size[1] - column_start - columns
     start, size, mirrored = (row_start, column_start), (rows, columns), (rows_mirrored, columns_mirrored)
 
-    # Addresses are known only here, so every path is compiled into every kernel.
-    bits = planes[0] | planes[1] | planes[2] | planes[3] | planes[4] | planes[5]
-    is_aligned = bits % 16 == 0
+    # Addresses are known only here, so every path is compiled into every kernel. Vectors begin at multiples of 16, and
+    # two chroma columns are read at once, of which an odd number would leave one that is none.
+    is_aligned = (planes[0] | planes[1] | planes[2] | planes[3] | planes[4] | planes[5]) % 16 == 0
     if SOURCE.layout.chroma_width_shift == 1:
         is_aligned = is_aligned & (picture_size[3] % 2 == 0)
     if SCALED:
@@ -205,6 +208,8 @@ def kernel_arguments(source: Source, target: Target) -> dict[str, Any]:
     crop_height, crop_width = target.crop_size(source)
     if 3 * target.height * target.width >= 1 << 31:
         raise ValueError(f"a slot must have fewer than 2**31 elements, got {target.shape}")
+    if any(lines * line_bytes >= 1 << 31 for lines, line_bytes in layout.plane_shapes(source.width, source.height)):
+        raise ValueError(f"a plane must have fewer than 2**31 bytes, got {source.width}x{source.height}")
     is_turned = source.rotation % 180 != 0
     rows, columns = (crop_width, crop_height) if is_turned else (crop_height, crop_width)
     out_rows, out_columns = (target.width, target.height) if is_turned else (target.height, target.width)
@@ -215,7 +220,7 @@ def kernel_arguments(source: Source, target: Target) -> dict[str, Any]:
         block_rows, block_columns, step_rows = 64, 32, 64
     else:
         block_rows, block_columns, step_rows = 64, 128, 16
-    # At native size a window may begin one row and three columns behind what is read.
+    # At native size a window may begin one row and three columns behind what is read (``_native_size``).
     row_spare = 0 if is_scaled or rows == source.height else 1
     column_spare = 0 if is_scaled or columns == source.width else 3
     is_centred = is_scaled or target.dtype != torch.uint8  # else rounding to bytes clamps
@@ -273,18 +278,19 @@ def launch(table: torch.Tensor, *, source: Source, target: Target) -> None:
     A table row holds the addresses of up to three planes (0 where absent), their row strides in bytes, the address of
     the output slot, the crop's top and left in pixels of the rotated picture, and 1 to flip the output horizontally.
     A slot is dense, ``target.shape`` of ``target.dtype``. Strides and addresses are multiples of a sample's bytes, of
-    twice that for interleaved chroma; multiples of 16 are faster. Crop windows must lie within the rotated picture:
-    the table is on the device, so only their size is checked here.
+    twice that for interleaved chroma; multiples of 16 are faster. Rows times stride must be less than 2**31, and crop
+    windows lie within the rotated picture: the table is on the device, so only sizes are checked here.
 
     Does not synchronise: planes, table and slots must live until the current stream has run the kernel. The order is
     rotate, crop, resize (antialiased bilinear as ``torch.nn.functional.interpolate``), flip, normalise, cast; without
     resizing the result is within float32 rounding of exact, with it within 1e-3 of white. ``reference.convert`` is
-    the readable twin.
+    the readable twin; bytes that lie midway between two are rounded to even here, and up by it and the interpreter.
 
     Raises:
         TypeError: the table is no int64 tensor.
         ValueError: a table of another shape, not contiguous, or on the CPU without ``TRITON_INTERPRET=1``; a crop
-            larger than the picture; a matrix that is not known; a slot of 2**31 elements or more.
+            larger than the picture; a matrix that is not known; a slot of 2**31 elements or more, a plane of as many
+            bytes.
     """
     check_table(table, TABLE_COLUMNS, is_interpreted=isinstance(_convert, InterpretedFunction))
     arguments = kernel_arguments(source, target)

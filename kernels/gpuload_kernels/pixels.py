@@ -45,16 +45,16 @@ def centred_rgb(
         even_luma = samples(planes, even_rows, columns, inside, SOURCE, 0, ALIGNED)
         odd_luma = samples(planes, odd_rows, columns, inside, SOURCE, 0, ALIGNED)
         even_chroma, odd_chroma = chroma(planes, pairs, columns, first, picture_size, SOURCE, ALIGNED)
-        even = mixed(even_luma, even_chroma, color, SOURCE, CLAMPED)
-        odd = mixed(odd_luma, odd_chroma, color, SOURCE, CLAMPED)
+        even = rgb_of_yuv(even_luma, even_chroma, color, SOURCE, CLAMPED)
+        odd = rgb_of_yuv(odd_luma, odd_chroma, color, SOURCE, CLAMPED)
     else:
-        even = alone(planes, even_rows, columns, inside, color, SOURCE, ALIGNED, CLAMPED)
-        odd = alone(planes, odd_rows, columns, inside, color, SOURCE, ALIGNED, CLAMPED)
+        even = rgb_of_components(planes, even_rows, columns, inside, color, SOURCE, ALIGNED, CLAMPED)
+        odd = rgb_of_components(planes, odd_rows, columns, inside, color, SOURCE, ALIGNED, CLAMPED)
     return even, odd
 
 
 @triton.jit
-def mixed(luma, uv, color, SOURCE: tl.constexpr, CLAMPED: tl.constexpr):
+def rgb_of_yuv(luma, uv, color, SOURCE: tl.constexpr, CLAMPED: tl.constexpr):
     """R'G'B' of luma samples and of chroma at the same places."""
     gain, red_v, green_u, green_v, blue_u, red_offset, green_offset, blue_offset = color
     u, v = uv
@@ -71,7 +71,9 @@ def mixed(luma, uv, color, SOURCE: tl.constexpr, CLAMPED: tl.constexpr):
 
 
 @triton.jit
-def alone(planes, rows, columns, mask, color, SOURCE: tl.constexpr, ALIGNED: tl.constexpr, CLAMPED: tl.constexpr):
+def rgb_of_components(
+    planes, rows, columns, mask, color, SOURCE: tl.constexpr, ALIGNED: tl.constexpr, CLAMPED: tl.constexpr
+):
     """R'G'B' of pictures without chroma."""
     gain, _, _, _, _, red_offset, green_offset, blue_offset = color
     red = gain * samples(planes, rows, columns, mask, SOURCE, 0, ALIGNED).to(tl.float32) + red_offset

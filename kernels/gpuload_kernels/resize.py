@@ -82,7 +82,7 @@ def resized(
     green = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
     blue = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
     norm = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)  # sums of weights, the same in each row
-    # Steps begin where a vector may, perhaps before the window.
+    # Steps begin where fours of columns do, perhaps before the window; where two fours do, loads are twice as wide.
     START: tl.constexpr = 8 if ALIGNED else 4
     for column in range((column_start + low_column) // START * START, column_start + high_column, STEP_COLUMNS):
         stored_columns = column + tl.arange(0, STEP_COLUMNS)

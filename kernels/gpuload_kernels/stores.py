@@ -44,9 +44,10 @@ def store(slot, colors, down, across, out_size, finish, TARGET: tl.constexpr, AL
     beyond ``out_size``, or negative, are left out.
 
     ``finish``: three factors and three terms that make values of colours. ALIGNED: the slot's address is a multiple of
-    16, ``across`` ascends from a multiple of 4.
+    16, ``across`` ascends from a multiple of 4 that is not negative.
     """
     red, green, blue = colors
+    red_factor, green_factor, blue_factor, red_term, green_term, blue_term = finish
     out_rows, out_columns = out_size
     inside = (down >= 0) & (down < out_rows) & (across < out_columns)
     if not ALIGNED:
@@ -55,9 +56,9 @@ def store(slot, colors, down, across, out_size, finish, TARGET: tl.constexpr, AL
     if TARGET.quarters % 2:
         red, green, blue, inside = tl.trans(red), tl.trans(green), tl.trans(blue), tl.trans(inside)
         y, x, width = tl.trans(across), tl.trans(down), out_rows
-    red = finished(red, finish[0], finish[3], TARGET)
-    green = finished(green, finish[1], finish[4], TARGET)
-    blue = finished(blue, finish[2], finish[5], TARGET)
+    red = finished(red, red_factor, red_term, TARGET)
+    green = finished(green, green_factor, green_term, TARGET)
+    blue = finished(blue, blue_factor, blue_term, TARGET)
     out_ptr = slot.to(tl.pointer_type(TARGET.out))
     if ALIGNED:
         out_ptr = tl.multiple_of(out_ptr, TARGET.out.primitive_bitwidth // 2)  # bytes of four

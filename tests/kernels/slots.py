@@ -33,6 +33,7 @@ class Job:
             padded[:, : rows.shape[1]] = rows
             buffer = torch.cat([torch.zeros(self.offset, dtype=torch.uint8), torch.from_numpy(padded).flatten()])
             self.buffers.append(buffer.to(device))
+            assert self.buffers[-1].data_ptr() % 16 == 0, "planes must be aligned unless a job says otherwise"
             addresses[number] = self.buffers[-1].data_ptr() + self.offset
             strides[number] = padded.shape[1]
         return [*addresses, *strides, slot, *self.crop, int(self.flip)]

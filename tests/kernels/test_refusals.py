@@ -38,6 +38,12 @@ def test_a_crop_larger_than_the_picture_is_refused(device: torch.device) -> None
         reference.convert(planes, SOURCE, Target(4, 4, crop_height=4, crop_width=4), crop_top=5)
 
 
+def test_planes_beyond_32_bit_offsets_are_refused(device: torch.device) -> None:
+    large = Source("rgb48le", 20_000, 20_000)
+    with pytest.raises(ValueError, match=r"plane must have fewer than 2\*\*31 bytes"):
+        convert.launch(table(device=device), source=large, target=Target(8, 8, crop_height=8, crop_width=8))
+
+
 def test_slots_beyond_32_bit_offsets_are_refused(device: torch.device) -> None:
     with pytest.raises(ValueError, match=r"2\*\*31"):
         convert.launch(table(device=device), source=SOURCE, target=Target(30_000, 30_000))
