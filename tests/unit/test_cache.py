@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from gpuload.errors import CacheFull
-from gpuload.store.cache import BlobCache, BlobKey, Lease
+from gpuload.store.cache import BlobCache, BlobKey, Lease, release_all
 
 
 def key(number: int, size: int = 10) -> BlobKey:
@@ -108,11 +108,13 @@ def test_a_waiter_goes_on_when_something_is_released(reads: Reads) -> None:
         assert waiting.result(5).data[0] == content(key(2))
 
 
-def test_one_read_however_many_ask(reads: Reads) -> None:
+@pytest.mark.parametrize("alone", [False, True])
+def test_one_read_however_many_ask(reads: Reads, alone: bool) -> None:
     cache = BlobCache(100, reads)
     reads.gate.clear()
     with ThreadPoolExecutor(8) as pool:
-        leases = [pool.submit(cache.acquire_all, [key(7)]) for _ in range(8)]
+        ask = (lambda: cache.acquire(key(7))) if alone else (lambda: cache.acquire_all([key(7)]))
+        leases = [pool.submit(ask) for _ in range(8)]
         time.sleep(0.05)
         reads.gate.set()
         assert all(lease.result(5).data[0] == content(key(7)) for lease in leases)
@@ -137,6 +139,43 @@ def test_a_failed_read_reaches_every_waiter_and_is_forgotten(reads: Reads) -> No
     assert cache.acquire_all([key(1)]).data[0] == content(key(1))
 
 
+def test_a_failed_read_of_one_blob_reaches_every_waiter_and_is_forgotten(reads: Reads) -> None:
+    cache = BlobCache(100, reads)
+    reads.broken.add(key(1))
+    reads.gate.clear()
+    with ThreadPoolExecutor(4) as pool:
+        leases = [pool.submit(cache.acquire, key(1)) for _ in range(4)]
+        time.sleep(0.05)
+        reads.gate.set()
+        for lease in leases:
+            with pytest.raises(OSError, match="cannot read 1000"):
+                lease.result(5)
+    assert (cache.used_bytes, cache.leased) == (0, 0)
+    reads.broken.clear()
+    assert cache.acquire(key(1)).data[0] == content(key(1))
+
+
+def test_one_blob_makes_room_for_itself_or_waits(reads: Reads) -> None:
+    cache = BlobCache(20, reads)
+    cache.acquire(key(0), next_use=1.0).release()
+    held = cache.acquire(key(1))
+    assert cache.acquire(key(2)).data[0] == content(key(2))  # in the place of blob 0
+    with pytest.raises(CacheFull, match="blob_cache_bytes is 20"):
+        cache.acquire(key(0), timeout_s=0.0)
+    held.release()
+    cache.acquire(key(0), timeout_s=0.0)
+    assert reads.of[key(0)] == 2
+
+
+def test_many_leases_are_released_at_once(reads: Reads) -> None:
+    cache = BlobCache(100, reads)
+    leases = [cache.acquire(key(number)) for number in range(4)]
+    leases[0].release()
+    release_all(leases)
+    release_all(leases)
+    assert (cache.used_bytes, cache.leased) == (0, 0)
+
+
 def test_many_threads_never_exceed_the_budget_nor_lose_a_byte(reads: Reads) -> None:
     cache, most = BlobCache(400, reads), [0]
 
@@ -146,7 +185,11 @@ def test_many_threads_never_exceed_the_budget_nor_lose_a_byte(reads: Reads) -> N
         for _ in range(300):
             wanted = [key(draw.randrange(60), draw.choice([10, 20])) for _ in range(draw.randrange(1, 4))]
             try:
-                lease = cache.acquire_all(wanted, next_use=draw.choice([draw.random(), float("inf")]), timeout_s=0.01)
+                next_use = draw.choice([draw.random(), float("inf")])
+                if len(wanted) == 1:
+                    lease = cache.acquire(wanted[0], next_use=next_use, timeout_s=0.01)
+                else:
+                    lease = cache.acquire_all(wanted, next_use=next_use, timeout_s=0.01)
             except CacheFull:
                 while held:
                     held.pop().release()
