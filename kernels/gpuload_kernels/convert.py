@@ -1,8 +1,9 @@
 """Planes of many pictures -> R'G'B' slots of a batch: rotate, crop, resize, flip, normalise, cast in one launch.
 
-Written for an H200 but never run on a GPU: what follows is reasoned from the machine code that ptxas makes for it, not
-measured. Copying at 4.1 TB/s and issuing 128 instructions a clock on each of 132 units, the 1080p targets (0.7 of
-copying unscaled, 0.4 to 224x224) leave some 46 and 30 instructions for a source pixel.
+Written for an H200 but never run on a GPU, only in a simulator of PTX (tests/kernels/ptx): what follows is reasoned
+from the machine code that ptxas makes for it, not measured. Copying at 4.1 TB/s and issuing 128 instructions a clock on
+each of 132 units, the 1080p targets (0.7 of copying unscaled, 0.4 to 224x224) leave some 46 and 30 instructions for a
+source pixel.
 
 Everything is done in the *stored* orientation, where reading is coalesced: a rotation by 90 degrees or a mirror only
 changes which output index goes with which stored row or column, and in which direction. Output indices run along
