@@ -120,7 +120,7 @@ class BlobCache:
         timeout_s: float | None = 60.0,
         read: Reader | None = None,
     ) -> Lease:
-        """``acquire_all`` of one blob, at a third of the cost where it is new and there is room."""
+        """``acquire_all`` of one blob; cheaper where it is new and there is room, as most are."""
         num_bytes = key.stop - key.start
         with self._lock:
             is_simple = key not in self._entries and self.used_bytes + num_bytes <= self.capacity_bytes
