@@ -39,7 +39,7 @@ SECTIONS: Mapping[str, Section] = {
         Section("backend pynvvideocodec", "backends", 110, "first", "pynvvideocodec"),
         Section("backend torchcodec-rgb", "backends", 100, "first", "torchcodec-rgb"),
         Section("limit", "nvdec_limit", 120, "second"),
-        Section("loading", "loading", 150, "second"),
+        Section("loading", "loading", 190, "second"),
         Section("host_path", "host_path", 70, "second"),
         Section("rivals", "rivals", 150, "second"),
         Section("limiter", "limiter", 100, "second"),
