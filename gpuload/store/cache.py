@@ -25,12 +25,11 @@ Reader = Callable[[BlobKey], bytes]
 class _Entry:
     __slots__ = ("data", "error", "holds", "is_idle", "next_use")
 
-    def __init__(self) -> None:
+    def __init__(self, *, holds: int = 0, next_use: float = 0.0) -> None:
         self.data: bytes | None = None
         self.error: BaseException | None = None
-        self.holds = 0
+        self.holds, self.next_use = holds, next_use
         self.is_idle = False
-        self.next_use = 0.0
 
 
 class Lease:
@@ -125,8 +124,7 @@ class BlobCache:
         with self._lock:
             is_simple = key not in self._entries and self.used_bytes + num_bytes <= self.capacity_bytes
             if is_simple:
-                entry = self._entries[key] = _Entry()
-                entry.holds, entry.next_use = 1, next_use
+                self._entries[key] = _Entry(holds=1, next_use=next_use)
                 self.used_bytes += num_bytes
                 self._expected.discard(key)
         if not is_simple:
@@ -134,11 +132,12 @@ class BlobCache:
         try:
             data = (read or self._read)(key)
         except BaseException as error:
-            entry.error = error
+            # In no variable: the error's traceback would hold the entry, which holds the error.
+            self._entries[key].error = error
             self._release((key,))
             raise
         with self._lock:
-            entry.data = data
+            self._entries[key].data = data
             self.bytes_read += len(data)
             self._changed.notify_all()
         return Lease(self, (key,), (data,))
