@@ -74,7 +74,8 @@ class Flight:
                     raise
                 self._tally.frames_distinct += batch.distinct
                 self.changed.notify_all()
-                error = batch.error
+                # Anew: whoever plans may still hold the batch, and with it a traceback of the caller's frames.
+                error = None if batch.error is None else batch.error.anew()
         if error is None:
             assert batch is not None
             return batch
