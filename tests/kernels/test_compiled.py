@@ -17,7 +17,7 @@ import pytest
 
 from tests.kernels.ptx.machine import Machine
 from tests.kernels.ptx.memory import Fault, GlobalMemory, Segment
-from tests.kernels.ptx.program import parse_body
+from tests.kernels.ptx.program import Unknown, parse_body
 from tests.kernels.ptx.registers import THREADS, Registers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -209,5 +209,5 @@ def test_what_a_kernel_must_not_do_is_found(instructions: str, fault: str, monke
     ],
 )
 def test_an_instruction_that_is_not_known_is_named(instruction: str) -> None:
-    with pytest.raises(NotImplementedError, match=re.escape(instruction)):
+    with pytest.raises(Unknown, match=re.escape(instruction)):
         execute(f"{instruction};")

@@ -25,7 +25,7 @@ from tests.kernels.exact import Floats
 from tests.kernels.ptx.cases import Case, Picture, case_of
 from tests.kernels.ptx.machine import Machine
 from tests.kernels.ptx.memory import Bytes, GlobalMemory, Segment
-from tests.kernels.ptx.program import parse
+from tests.kernels.ptx.program import Unknown, parse
 
 TABLE = 0x7F0000000000
 FIRST_PLANE = 0x500000000000
@@ -58,7 +58,7 @@ def simulate(case: Case, *, seed: int) -> tuple[list[str], float]:
 
     Raises:
         Fault: an access or a branch that a kernel must not make.
-        NotImplementedError: an instruction that the simulator does not know.
+        Unknown: an instruction that the simulator does not know.
     """
     arguments = kernel_arguments(case.source, case.target)
     compiled = convert._convert.warmup(MockTensor(torch.int64), grid=(1,), **arguments)
@@ -152,7 +152,7 @@ def _flattened(kind: Any, value: Any, path: tuple[int, ...], constants: Mapping[
         elif kind == "i64" or kind.startswith("*"):
             yield value
         else:
-            raise NotImplementedError(f"a parameter of type {kind}")
+            raise Unknown(f"a parameter of type {kind}")
 
 
 if __name__ == "__main__":

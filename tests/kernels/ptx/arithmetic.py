@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tests.kernels.ptx.memory import Array
-from tests.kernels.ptx.program import Instruction
+from tests.kernels.ptx.program import Instruction, Unknown
 from tests.kernels.ptx.registers import DTYPES, INTEGERS, Registers
 
 
@@ -26,7 +26,7 @@ def evaluate(instruction: Instruction, registers: Registers) -> Array:
     """What an instruction writes to its first operand.
 
     Raises:
-        NotImplementedError: the instruction is not known.
+        Unknown: the instruction is not known.
     """
     if instruction.opcode[0] == "cvt":
         return _converted(instruction, registers)
@@ -35,7 +35,7 @@ def evaluate(instruction: Instruction, registers: Registers) -> Array:
         return _by_halves(instruction, kind[:-2], registers)
     operation = OPERATIONS.get(".".join(name))
     if operation is None or kind not in DTYPES or len(instruction.operands) != 1 + len(operation.reads):
-        raise NotImplementedError("operation")
+        raise Unknown("operation")
     kinds = {"same": kind, "wide": f"{kind[0]}{2 * int(kind[1:])}"} if "wide" in operation.reads else {"same": kind}
     values = (
         registers.read(operand, kinds.get(read, read))
@@ -49,7 +49,7 @@ def _by_halves(instruction: Instruction, kind: str, registers: Registers) -> Arr
     """Both halves of registers on their own."""
     compute = {"add": np.add, "sub": np.subtract, "min": np.minimum, "max": np.maximum}.get(instruction.opcode[0])
     if compute is None or len(instruction.opcode) != 2:
-        raise NotImplementedError("operation")
+        raise Unknown("operation")
     a, b = (np.ascontiguousarray(registers.read(name, "u32")).view(INTEGERS[kind]) for name in instruction.operands[1:])
     halves: Array = compute(a, b)
     return halves.view(np.uint32)
@@ -62,7 +62,7 @@ def _fused(a: Array, b: Array, c: Array) -> Array:
 
 def _wide_product(a: Array, b: Array) -> Array:
     if a.dtype.itemsize > 4:
-        raise NotImplementedError("a product of 128 bits")
+        raise Unknown("a product of 128 bits")
     dtype = f"{a.dtype.kind}{2 * a.dtype.itemsize}"
     product: Array = a.astype(dtype) * b.astype(dtype)
     return product
@@ -75,7 +75,7 @@ def _high_product(a: Array, b: Array) -> Array:
 def _quotient(a: Array, b: Array) -> Array:
     """Towards zero; exact for 32 bits, which float64 holds."""
     if a.dtype.itemsize > 4:
-        raise NotImplementedError("a quotient of 64 bits")
+        raise Unknown("a quotient of 64 bits")
     return np.trunc(a.astype(np.float64) / b.astype(np.float64)).astype(a.dtype)
 
 
@@ -111,7 +111,7 @@ def _bits(a: Array, first: Array, count: Array) -> Array:
     """Bit field: shifted to the top, then down again with the type's sign."""
     bits = 8 * a.dtype.itemsize
     if (count == 0).any() or (first + count > bits).any():
-        raise NotImplementedError("a bit field that is empty or beyond the register")
+        raise Unknown("a bit field that is empty or beyond the register")
     field: Array = a << (bits - count - first).astype(a.dtype) >> (bits - count).astype(a.dtype)
     return field
 
@@ -200,7 +200,7 @@ def _converted(instruction: Instruction, registers: Registers) -> Array:
                 return registers.read(first, kind).astype(np.float32)
             case (to, kind) if to in INTEGERS and kind in INTEGERS:
                 return registers.read(first, kind).astype(INTEGERS[to])
-    raise NotImplementedError("conversion")
+    raise Unknown("conversion")
 
 
 def _half(values: Array, kind: str) -> Array:

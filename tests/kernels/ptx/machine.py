@@ -7,7 +7,7 @@ import numpy as np
 from tests.kernels.ptx import matrix
 from tests.kernels.ptx.arithmetic import evaluate
 from tests.kernels.ptx.memory import Array, Fault, Flags, GlobalMemory, SharedMemory
-from tests.kernels.ptx.program import Instruction, Program, address_of, registers_of
+from tests.kernels.ptx.program import Instruction, Program, Unknown, address_of, registers_of
 from tests.kernels.ptx.registers import DTYPES, INTEGERS, THREADS, Registers
 
 MAX_STEPS = 1_000_000
@@ -48,7 +48,7 @@ class Machine:
 
         Raises:
             Fault: an access or a branch that a kernel must not make, or no end.
-            NotImplementedError: an instruction that is not known.
+            Unknown: an instruction that is not known.
         """
         self._registers = Registers(block, self._draw)
         self._shared = SharedMemory(self._shared_bytes, self._draw)
@@ -68,8 +68,8 @@ class Machine:
                 continue
             try:
                 self._execute(instruction, mask)
-            except NotImplementedError as problem:
-                raise NotImplementedError(f"{instruction.text}: {problem} is not known") from problem
+            except Unknown as problem:
+                raise Unknown(f"{instruction.text}: {problem} is not known") from problem
         raise Fault(f"no end after {MAX_STEPS} instructions")
 
     def _execute(self, instruction: Instruction, mask: Flags | None) -> None:
@@ -117,7 +117,7 @@ class Machine:
         names = registers_of(operand)
         _, space, *vector, kind = instruction.opcode
         if space not in ("global", "shared") or kind not in DTYPES or vector != [f"v{len(names)}"][len(names) == 1 :]:
-            raise NotImplementedError("access")
+            raise Unknown("access")
         return names, kind, self._memory if space == "global" else self._shared
 
     def _addresses(self, operand: str) -> Array:
@@ -131,7 +131,7 @@ class Machine:
         targets, sources = (registers_of(operand) for operand in instruction.operands)
         kind = instruction.opcode[1]
         if len(instruction.opcode) != 2 or kind not in DTYPES or min(len(targets), len(sources)) != 1:
-            raise NotImplementedError("move")
+            raise Unknown("move")
         if len(targets) == len(sources):
             self._registers.write(targets[0], self._registers.read(sources[0], kind), mask)
             return
@@ -144,7 +144,7 @@ class Machine:
     def _wait(self, instruction: Instruction, mask: Flags | None) -> None:
         """Threads in lockstep have all arrived."""
         if instruction.opcode[1:] not in (("sync",), ("warp", "sync")):
-            raise NotImplementedError("barrier")
+            raise Unknown("barrier")
         if mask is not None and not mask.all():
             raise Fault(f"not all threads arrive at {instruction.text}")
 

@@ -6,7 +6,7 @@ Where the PTX manual says "matrix fragments", lane l holds row l // 4 and column
 import numpy as np
 
 from tests.kernels.ptx.memory import Array, SharedMemory
-from tests.kernels.ptx.program import Instruction, address_of, registers_of
+from tests.kernels.ptx.program import Instruction, Unknown, address_of, registers_of
 from tests.kernels.ptx.registers import THREADS, WARP, Registers
 
 WARPS = THREADS // WARP
@@ -38,7 +38,7 @@ def multiply(instruction: Instruction, registers: Registers) -> None:
     A and B are float16 ``[16, 16]`` and ``[16, 8]``, C and D float32 ``[16, 8]``.
     """
     if ".".join(instruction.opcode) != "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32":
-        raise NotImplementedError("product")
+        raise Unknown("product")
     results, a, b, c = (registers_of(operand) for operand in instruction.operands)
     top_left, bottom_left, top_right, bottom_right = (_half_tiles(name, registers) for name in a)
     left = np.block([[top_left, top_right], [bottom_left, bottom_right]])
@@ -59,7 +59,7 @@ def shuffle(instruction: Instruction, registers: Registers) -> None:
     mode = instruction.opcode[2]
     is_known = instruction.opcode in (("shfl", "sync", "bfly", "b32"), ("shfl", "sync", "idx", "b32"))
     if not is_known or int(clamp, 0) != WARP - 1 or int(members, 0) not in (-1, 0xFFFFFFFF):
-        raise NotImplementedError("shuffle")
+        raise Unknown("shuffle")
     lanes = np.arange(THREADS) % WARP
     chosen = registers.read(which, "u32").astype(np.int64) % WARP
     lane = lanes ^ chosen if mode == "bfly" else chosen
@@ -71,7 +71,7 @@ def _tiles(instruction: Instruction, operand: str) -> tuple[tuple[str, ...], boo
     names = registers_of(operand)
     rest = tuple(part for part in instruction.opcode[1:] if part != "trans")
     if rest != ("sync", "aligned", "m8n8", f"x{len(names)}", "shared", "b16"):
-        raise NotImplementedError("tiles")
+        raise Unknown("tiles")
     return names, "trans" in instruction.opcode
 
 

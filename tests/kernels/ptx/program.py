@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from functools import cache
 
 
+class Unknown(Exception):
+    """An instruction, a type or a register that the simulator has not been taught."""
+
+
 @dataclass(frozen=True, slots=True)
 class Instruction:
     """One statement: ``@!%p1 ld.global.b32 %r1, [%rd1+4]``."""
@@ -72,5 +76,5 @@ def _instruction(statement: str) -> Instruction:
     # Operands are separated by commas, and so are the registers within braces.
     operands = re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,\s]+", match[4])
     if any("|" in operand for operand in operands):
-        raise NotImplementedError(f"{statement}: a second result is not known")
+        raise Unknown(f"{statement}: a second result is not known")
     return Instruction(statement, match[2] or "", match[1] == "!", tuple(match[3].split(".")), tuple(operands))

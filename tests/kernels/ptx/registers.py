@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 
 from tests.kernels.ptx.memory import Array, Flags
+from tests.kernels.ptx.program import Unknown
 
 THREADS = 128
 WARP = 32
@@ -30,10 +31,10 @@ class Registers:
         """A register's low bits, or a number, as a type of PTX: ``s32``, ``f32``, ``pred``.
 
         Raises:
-            NotImplementedError: a type or a register that is not known.
+            Unknown: a type or a register that is not known.
         """
         if kind not in DTYPES:
-            raise NotImplementedError(f"{operand} as {kind}")
+            raise Unknown(f"{operand} as {kind}")
         if operand[0] in "-0123456789" or operand == "global_smem":
             return _number(operand, kind)
         values = self._value(operand)
@@ -66,7 +67,7 @@ def _dtype_of(name: str) -> np.dtype[np.generic]:
     """Unsigned, as wide as the register: Triton names them by their width, and its inline assembly uses 32 bits."""
     match = re.fullmatch(r"(%rd|%rs|%r|%p)\d+|\w+", name)
     if match is None:
-        raise NotImplementedError(f"register {name}")
+        raise Unknown(f"register {name}")
     return DTYPES[{"%rd": "u64", "%rs": "u16", "%p": "pred"}.get(match[1], "u32")]
 
 
