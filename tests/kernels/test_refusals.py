@@ -41,7 +41,7 @@ def test_a_crop_larger_than_the_picture_is_refused(device: torch.device) -> None
 def test_planes_beyond_32_bit_offsets_are_refused(device: torch.device) -> None:
     large = Source("rgb48le", 20_000, 20_000)
     with pytest.raises(ValueError, match=r"plane must have fewer than 2\*\*31 bytes"):
-        convert.launch(table(device=device), source=large, target=Target(8, 8, crop_height=8, crop_width=8))
+        convert.launch(table(0, device=device), source=large, target=Target(8, 8, crop_height=8, crop_width=8))
 
 
 def test_slots_beyond_32_bit_offsets_are_refused(device: torch.device) -> None:
