@@ -26,6 +26,7 @@ from gpuload.errors import CacheFull, DatasetError, VideoError, WorkerDied
 from gpuload.index.load import load_index
 from gpuload.pipeline import dealer, handle, wire
 from gpuload.pipeline.handle import WorkerHandle
+from gpuload.pipeline.pace import AHEAD
 from gpuload.pipeline.work import Unit
 from gpuload.store import local
 from gpuload.store.cache import BlobKey
@@ -87,6 +88,20 @@ def processes_of(loader: Loader) -> list[WorkerHandle]:
 def stop_and_go(loader: Loader, number: int) -> None:
     for worker in processes_of(loader):
         os.kill(worker.pid, number)
+
+
+def stop_with_work(loader: Loader) -> None:
+    """Begins an epoch, whose first units no worker gets done: all are stopped while they start."""
+    iter(loader)
+    stop_and_go(loader, signal.SIGSTOP)
+    wait_until(lambda: all(worker.pending for worker in processes_of(loader)))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20.0
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def is_alive(pid: int) -> bool:
@@ -165,9 +180,7 @@ def test_ctrl_c_while_an_epoch_is_left_leaves_a_loader_that_works(
     source: NumberedSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Loader(source, 8, num_threads=1) as loader:
-        next(iter(loader))
-        stop_and_go(loader, signal.SIGSTOP)
-        time.sleep(0.2)
+        stop_with_work(loader)  # a worker without any stays, and nothing is closed
         monkeypatch.setattr(WorkerHandle, "close", once(WorkerHandle.close, KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             iter(loader)
@@ -209,10 +222,7 @@ def test_long_units_are_no_full_cache(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_leaving_an_epoch_does_not_wait_for_bytes(tmp_path: Path) -> None:
     with narrow(tmp_path) as loader:
-        iter(loader)
-        stop_and_go(loader, signal.SIGSTOP)  # while they start: neither is done with its run
-        while not all(worker.pending for worker in processes_of(loader)):
-            time.sleep(0.01)
+        stop_with_work(loader)
         begin = time.perf_counter()
         iterator = iter(loader)
         assert time.perf_counter() - begin < 5.0
@@ -226,7 +236,8 @@ def test_a_batch_whose_successor_has_no_memory_is_still_to_be_had(
     with Loader(source, 8, num_threads=1) as loader:
         iterator = iter(loader)
         seen = [next(iterator)["index"].tolist()]
-        time.sleep(0.5)  # the next two have theirs
+        batches = loader._prefetcher._flight.batches
+        wait_until(lambda: all(n in batches and batches[n].place for n in range(1, 1 + AHEAD)))
         monkeypatch.setattr(BatchPool, "take", once(BatchPool.take, error))
         with pytest.raises(type(error)):
             next(iterator)
