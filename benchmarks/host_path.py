@@ -22,6 +22,7 @@ from benchmarks.gpu.setting import Setting
 from benchmarks.gpu.workloads import ON_CPU, ensure_once, ensure_workload
 from benchmarks.machine_limit import measure_limit
 from gpuload import loader as loader_module
+from gpuload.device import kept
 from gpuload.pipeline import finish, route
 from gpuload.pipeline.route import Way
 
@@ -40,6 +41,7 @@ def measure(setting: Setting, *, shuffle: str, staged: bool, rounds: int) -> lis
             stack.enter_context(patch.object(loader_module, "finishing_device", lambda device: torch.device("cpu")))
             stack.enter_context(patch.object(route.Router, "way", lambda self, file: Way("pyav", "cpu")))
             stack.enter_context(patch.object(finish, "convert_pictures", lambda *arguments: None))
+            stack.enter_context(patch.object(kept, "copy_rows", lambda *arguments: None))
         with gpuload.Loader(dataset, 32, shuffle=shuffle, seed=0, device="cpu") as loader:
             batches = endless(loader)
             drawn(loader, batches, WARM_S)

@@ -76,7 +76,7 @@ class Loader:
             as their library converts them (docs/gpu.md).
         frame_cache_bytes: budget of decoded pictures that are kept for later batches, 4 GiB.
         blob_cache_bytes: encoded bytes read and not yet decoded, or to be decoded again soon, 1 GiB.
-        device_cache_bytes: the same of pictures that the GPU decodes, in its memory; default 4 GiB.
+        device_cache_bytes: the same of pictures in the GPU's memory, whoever decoded them; default 4 GiB.
         shuffle_buffer_bytes: nominal size of what block shuffle draws from, 4 GiB; part of the order, like the seed.
         on_error: ``"skip"`` leaves out a batch that holds a damaged sample, with a warning (``stats.batches_skipped``
             counts them), instead of raising. On one rank only: the others would wait for a batch that never comes.

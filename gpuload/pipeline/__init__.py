@@ -3,6 +3,7 @@
 prefetch    owns all of this: begins an epoch, leaves it, ends
 feeder      the thread that plans one lookahead after the other, reads and sends
 lookahead   what the next batches need, in which groups;  dealer  which worker does what of a batch
+crossing    which pictures go from host to device memory with which batch
 flight      batches between planning and delivery, and the lock that guards them
 pace        how far ahead of the caller
 route       which backend on which device for a file

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 
 from gpuload.device.arena import BatchPool, Place
+from gpuload.device.kept import Staying
 from gpuload.errors import GpuloadError
-from gpuload.picture import DevicePicture, PictureForm
-from gpuload.pipeline.work import DecodeWorker
+from gpuload.pipeline.work import DecodeWorker, Found
 from gpuload.transform import SlotForm
 
 
@@ -21,15 +21,17 @@ class Staged:
 
     picture: npt.NDArray[np.int64]
     """Names of the pictures; -1: no frame."""
-    offset: npt.NDArray[np.int64]
-    """Where each lies in the staging buffer, if a process decodes it."""
     view: npt.NDArray[np.int64]
     room: int
     """Bytes of the staging buffer, if all of them were decoded in host memory."""
     num_bytes: int = 0
     """Of it that are used."""
-    found: dict[int, PictureForm | DevicePicture] = field(default_factory=dict)
-    """What became of each picture: its form in the staging buffer, or the picture in device memory."""
+    offset: dict[int, int] = field(default_factory=dict)
+    """Where each picture that crosses with this batch lies in the staging buffer."""
+    staying: list[Staying] = field(default_factory=list)
+    """Those of them that later batches show."""
+    found: dict[int, Found] = field(default_factory=dict)
+    """What became of each picture that a worker was asked for."""
 
 
 @dataclass(slots=True, eq=False)

@@ -8,7 +8,7 @@ import av
 import numpy as np
 
 from gpuload.decode.registry import RGB
-from gpuload.device.planes import plane_shapes, staged_format
+from gpuload.device.planes import plane_shapes, staged_bytes, staged_format
 from gpuload.index.video import VideoIndex
 from gpuload.plan.grouping import DecodePlan
 from gpuload.transform import SlotForm, is_reduced
@@ -53,24 +53,30 @@ class Budgets:
     """What decoded pictures that wait may take.
 
     A plan has one budget, the host's. A picture on the GPU is charged its size times host budget / device budget, and
-    never less than its size in host memory, because the CPU may decode it instead.
+    never less than its size in host memory, because the CPU may decode it instead, or did.
     """
 
     frame_cache_bytes: int
     device_cache_bytes: int
+    is_staged: bool = False
+    """Pictures that the CPU decodes go to a device, and wait there from their first batch on."""
 
     def picture_bytes(self, video: VideoIndex, way: tuple[str, str], form: SlotForm | None) -> int:
         """What a kept picture counts of ``frame_cache_bytes``; ``way``: backend and device, ``form``: the only slots
         that it goes to, as ``host_bytes``."""
         backend, device = way
-        if device == "cpu":
+        if device != "cpu":
+            there = device_bytes(video, is_rgb=backend in RGB)
+        elif self.is_staged:
+            there = staged_bytes(video.pixel_format, video.width, video.height)
+        else:
             return host_bytes(video, form)
         scale = max(self.frame_cache_bytes, 1) / self.device_cache_bytes
-        return max(host_bytes(video), int(device_bytes(video, is_rgb=backend in RGB) * scale))
+        return max(host_bytes(video), int(there * scale))
 
     def narrowest(self, *, on_device: bool) -> tuple[str, int]:
         """The one that decides: its argument's name and what it allows."""
-        if on_device and self.device_cache_bytes < self.frame_cache_bytes:
+        if (on_device or self.is_staged) and self.device_cache_bytes < self.frame_cache_bytes:
             return "device_cache_bytes", self.device_cache_bytes
         return "frame_cache_bytes", self.frame_cache_bytes
 

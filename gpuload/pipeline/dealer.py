@@ -13,17 +13,15 @@ import numpy.typing as npt
 
 from gpuload.decode.base import Stream
 from gpuload.decode.runs import entries, leading_packets, stream_of
-from gpuload.device.planes import staged_bytes
 from gpuload.errors import CacheFull, GpuloadError, LoaderClosed
 from gpuload.index.video import VideoIndex
 from gpuload.pipeline.batch import Staged
+from gpuload.pipeline.crossing import Crossing
 from gpuload.pipeline.lookahead import Group, Lookahead
-from gpuload.pipeline.work import DecodeTask, DecodeWorker, Fill
+from gpuload.pipeline.work import STAGED, DecodeTask, DecodeWorker, Fill
 from gpuload.store.cache import BlobCache, BlobKey, Lease, Reader
 from gpuload.store.packets import byte_range, demux_packets
 
-ALIGNED = 64
-"""Bytes that staged pictures begin at multiples of."""
 ASKED_AGAIN_S = 0.5
 """How long one waits for bytes to be given back before looking whether anybody still wants them."""
 EXPECTED_GROUPS = 64
@@ -54,17 +52,19 @@ Shares = dict[DecodeWorker, WorkerShare]
 class Dealer:
     """Deals the groups of one lookahead to workers, batch by batch. Used by the feeding thread only."""
 
-    def __init__(self, lookahead: Lookahead, cache: BlobCache, pick: Pick) -> None:
-        self._ahead, self._cache, self._pick = lookahead, cache, pick
+    def __init__(self, lookahead: Lookahead, cache: BlobCache, pick: Pick, *, crossing: Crossing | None = None) -> None:
+        """``crossing``: batches are made on a device; None: workers write the slots."""
+        self._ahead, self._cache, self._pick, self._crossing = lookahead, cache, pick, crossing
         self._holder: list[DecodeWorker | None] = [None] * len(lookahead.groups)
         """Of each group: the worker that was given it, and keeps its pictures."""
         self._lost: set[int] = set()
         """Groups that were given to a worker and taken back."""
+        self._rest, self._rest_from = lookahead.uses, 0
+        """Uses from the batch on that a group was last given again for."""
         self._expected = [0]
         """Bytes of all groups that were announced, up to each of them."""
         self._keys: dict[tuple[int, int], BlobKey] = {}
         """By file and first packet, of groups that were announced and are still to come."""
-        self._staged_sizes: dict[int, int] = {}
 
     def shares(
         self,
@@ -80,15 +80,14 @@ class Dealer:
         ``places`` ``[n, S]``: byte offset of each slot; ``views`` ``[n, S]``: what of the picture goes there.
         ``make_room`` is called with what there is whenever the blob cache has to be given back something first, and
         says whether any worker still has something to give back.
-        ``staged``: the batch is made on a device; its offsets are set here, instead of ``places``.
+        ``staged``: where pictures cross is set here, instead of ``places``; each fills only one place.
         """
-        ahead, plan, rows = self._ahead, self._ahead.plan, self._ahead.rows(index)
+        ahead, plan, rows, crossing = self._ahead, self._ahead.plan, self._ahead.rows(index), self._crossing
         pictures = plan.picture_of_slot[rows]
         present = pictures >= 0
-        chosen = pictures[present]
+        chosen = pictures[present] if staged is None else np.unique(pictures[present])
         group_of_fill = plan.picture_group[chosen]
         shares: Shares = defaultdict(lambda: WorkerShare([], [], {}, []))
-        uses: list[int] | None = None
         filled = np.bincount(group_of_fill, minlength=1)
         groups = np.flatnonzero(filled)
         self._announce(rows.stop)
@@ -103,16 +102,14 @@ class Dealer:
             for group, fills in zip(groups.tolist(), filled[groups].tolist(), strict=True):
                 holder = self._holder[group]
                 if holder is None or not holder.alive:
-                    again = holder is not None or group in self._lost
-                    if again and uses is None:
-                        uses = ahead.uses_from(rows.start)  # it went with its pictures: again, for whoever still waits
-                    counts = ahead.uses if not again or uses is None else uses
+                    again = holder is not None or group in self._lost  # it went with its pictures
                     try:
                         run = ahead.groups[group]
                         holder = self._pick(
                             run.file, ahead.packets[run.end - 1] - run.first + 1, lambda w: shares[w].cost
                         )
-                        self._add_task(group, holder, shares, counts, make_room_and_note)
+                        uses = self._uses(group, holder, index if again else None)
+                        self._add_task(group, holder, shares, uses, make_room_and_note)
                     except LoaderClosed:
                         raise
                     except GpuloadError as error:
@@ -126,17 +123,16 @@ class Dealer:
         except BaseException:  # tasks that nobody gets hold bytes
             self._take_back(shares, given)
             raise
-        if staged is not None:
-            self._lay_out(staged, pictures)
-            places = staged.offset
-        columns = np.broadcast_to(ahead.slot_fields, pictures.shape)[present]
+        if staged is None or crossing is None:
+            columns = np.broadcast_to(ahead.slot_fields, pictures.shape)[present]
+            places, views = places[present], views[present]
+        else:
+            asked = crossing.asked(chosen, index)
+            chosen, group_of_fill = chosen[asked], group_of_fill[asked]
+            places = crossing.lay_out(staged, chosen, index)
+            columns, views = np.full(len(chosen), STAGED), np.zeros(len(chosen), np.int64)
         for picture, group, field, place, view in zip(
-            chosen.tolist(),
-            group_of_fill.tolist(),
-            columns.tolist(),
-            places[present].tolist(),
-            views[present].tolist(),
-            strict=True,
+            chosen.tolist(), group_of_fill.tolist(), columns.tolist(), places.tolist(), views.tolist(), strict=True
         ):
             holder = self._holder[group]
             if holder is not None:
@@ -179,37 +175,17 @@ class Dealer:
             self._holder[group] = None
         self._lost.update(groups)
 
-    def staged(self, index: int, views: npt.NDArray[np.int64], may_cross: Callable[[int], bool]) -> Staged:
-        """The pictures of batch ``index`` on their way to a device, with room for those that may be decoded in host
-        memory."""
-        plan = self._ahead.plan
-        pictures = plan.picture_of_slot[self._ahead.rows(index)]
-        named = np.where(pictures >= 0, pictures + self._ahead.first_picture, -1)
-        names = np.unique(pictures[pictures >= 0])
-        files, counts = np.unique(plan.group_file[plan.picture_group[names]], return_counts=True)
-        sizes = (self._staged_bytes(file) if may_cross(file) else 0 for file in files.tolist())
-        room = sum(size * count for size, count in zip(sizes, counts.tolist(), strict=True))
-        return Staged(named, np.zeros_like(named), views, room)
-
-    def _lay_out(self, staged: Staged, pictures: npt.NDArray[np.integer]) -> None:
-        """Where pictures that are decoded in host memory cross: each once, however many slots it fills."""
-        names, place = np.unique(pictures, return_inverse=True)
-        if not self._ahead.num_pictures:  # not one frame was found
-            return
-        sizes = []
-        for name, group in zip(names.tolist(), self._ahead.plan.picture_group[names].tolist(), strict=True):
-            holder = self._holder[group] if name >= 0 else None
-            crosses = holder is not None and not holder.on_device
-            sizes.append(self._staged_bytes(self._ahead.groups[group].file) if crosses else 0)
-        begins = np.cumsum([0, *sizes])
-        staged.offset, staged.num_bytes = begins[place.reshape(pictures.shape)], int(begins[-1])
-
-    def _staged_bytes(self, file: int) -> int:
-        if file not in self._staged_sizes:
-            video = self._ahead.source.video(file)
-            size = staged_bytes(video.pixel_format, video.width, video.height)
-            self._staged_sizes[file] = -(-size // ALIGNED) * ALIGNED
-        return self._staged_sizes[file]
+    def _uses(self, group: int, worker: DecodeWorker, anew_from: int | None) -> list[int]:
+        """How often a worker is asked for each picture of a group that it is given; ``anew_from``: it is given again,
+        for batches from this one on."""
+        if self._crossing is not None:
+            return self._crossing.deal(group, on_device=worker.on_device, anew_from=anew_from)
+        ahead, uses = self._ahead, self._ahead.uses
+        if anew_from is not None:
+            if anew_from != self._rest_from:
+                self._rest, self._rest_from = ahead.uses_from(ahead.rows(anew_from).start), anew_from
+            uses = self._rest
+        return uses[ahead.groups[group].begin : ahead.groups[group].end]
 
     def _add_task(
         self,
@@ -221,7 +197,7 @@ class Dealer:
     ) -> None:
         ahead = self._ahead
         file, first, begin, end, feeds, again = ahead.groups[group]
-        pictures = [p for p in range(begin, end) if uses[p]]
+        pictures = [p for p in range(begin, end) if uses[p - begin]]
         packets = [ahead.packets[p] for p in pictures]
         last = packets[-1]
         video = ahead.source.video(file)
@@ -252,7 +228,7 @@ class Dealer:
                 data=data,
                 packets=packets,
                 pictures=[p + ahead.first_picture for p in pictures],
-                uses=[uses[p] for p in pictures],
+                uses=[count for count in uses if count],
                 pts=video.pts[first : last + 1].tolist() if worker.needs_pts else (),
                 leading=leading_packets(video, first, last),
                 field=ahead.field_of[file],

@@ -10,6 +10,7 @@ from gpuload.errors import GpuloadError, LoaderClosed
 from gpuload.pipeline.batch import Batch, Layout
 from gpuload.pipeline.budget import Budgets, warn_if_costly
 from gpuload.pipeline.crew import Crew
+from gpuload.pipeline.crossing import Crossing
 from gpuload.pipeline.dealer import Dealer, Shares, WorkerShare
 from gpuload.pipeline.flight import Flight
 from gpuload.pipeline.lookahead import Lookahead, SeenFrames
@@ -64,12 +65,13 @@ class Feeder:
                     batches.append(samples_of(step + len(batches)))
                     samples += len(batches[-1])
                 ahead = self._plan(batches, seen)
-                dealer = Dealer(ahead, self._cache, self._crew.pick)
+                crossing = Crossing(ahead) if self._is_staged else None
+                dealer = Dealer(ahead, self._cache, self._crew.pick, crossing=crossing)
                 for index, batch in enumerate(batches):
                     if not self._wait_for_turn(step + index, has_runs=index <= ahead.last_with_runs):
                         return
                     begun = Batch(step + index, batch, distinct=ahead.distinct[index], error=ahead.error_of(index))
-                    self._feed_one(dealer, index, begun, epoch)
+                    self._feed_one(dealer, crossing, index, begun, epoch)
                 step += len(batches)
         except BaseException as error:  # noqa: BLE001 - it crosses a thread: take() raises it
             flight.fail(error, is_over=False)
@@ -108,7 +110,7 @@ class Feeder:
                 flight.changed.wait_for(lambda: flight.stopped, timeout=MOMENT_S)
             return not flight.stopped
 
-    def _feed_one(self, dealer: Dealer, index: int, batch: Batch, epoch: int) -> None:
+    def _feed_one(self, dealer: Dealer, crossing: Crossing | None, index: int, batch: Batch, epoch: int) -> None:
         places = self._layout.places(len(batch.samples))
         try:
             batch.columns = self._source.columns(batch.samples)
@@ -119,9 +121,9 @@ class Feeder:
         try:
             views = self._shaping.views(batch.samples, epoch)[:, self._layout.field_of_column]
             batch.num_bytes = self._layout.num_bytes
-            if self._is_staged:
+            if crossing is not None:
                 self._crew.settle()
-                batch.staged = dealer.staged(index, views, self._crew.may_cross)
+                batch.staged = crossing.staged(index, views, self._crew.may_cross)
                 # The most so far, so that one size of page-locked memory serves all batches.
                 self._room = max(self._room, batch.staged.room)
                 batch.num_bytes = self._room

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from gpuload.device.kept import KeptPlanes, Staying
 from gpuload.device.planes import plane_begins, plane_shapes
 from gpuload.device.stream import DeviceStream
 from gpuload.device.triton import DepthTables, convert_pictures
@@ -24,12 +25,15 @@ from gpuload.transform import SlotForm
 
 logger = logging.getLogger(__name__)
 
+Pictures = dict[int, tuple[PictureForm, int | DevicePicture]]
+"""By name: form, and address of planes without gaps, or the picture."""
 COLUMNS = 10
 """Of a kernel's table: addresses of three planes, their strides, address of the slot, crop top and left, flip."""
 
 
 PATIENCE_S = 20.0
 """For a batch that is being made when an epoch is left: a device that hangs must not hang ``close``."""
+LOST = "a picture was to be decoded for an earlier batch, which failed"
 SMALL_BYTES = 64 << 10
 """The driver copies as little as this out of pageable memory at once; for more it would wait for all earlier work."""
 
@@ -44,19 +48,31 @@ class Finisher:
         self._layout = layout
         self._stream, self._copies = DeviceStream(device), DeviceStream(device)
         self._depth = DepthTables(device)
+        self._kept, self._lost = KeptPlanes(device), dict[int, GpuloadError]()
         self._copying: deque[tuple[Any, object]] = deque()
 
+    @property
+    def kept_bytes(self) -> int:
+        """Device memory of pictures that have crossed and are shown by later batches."""
+        return self._kept.num_bytes
+
     def finish(self, batch: Batch) -> None:
-        """Sets ``memory`` with every slot written at its place, ``columns`` on the device, and ``ready``.
+        """Sets ``memory`` with every slot written at its place, ``columns`` on the device, and ``ready``. Of a batch
+        that has an error, keeps what later batches show. Batches come in order.
 
         Raises:
-            DecodeError: a picture is not of the size that its file's header says. DeviceError: the device failed.
+            DecodeError: a picture is not of the size that its file's header says. DeviceError: the device failed. Any
+            GpuloadError: why a picture that was to cross with an earlier batch was lost.
         """
         try:
             with self._stream.active():
-                memory = torch.empty(self._layout.num_bytes, dtype=torch.uint8, device=self.device)
-                keep: list[object] = [self._fill(batch, self._layout.places(len(batch.samples)), memory)]
-                columns = {key: self._sent(value, keep) for key, value in batch.columns.items()}
+                keep: list[object] = []
+                pictures = self._cross(batch, keep)
+                if batch.error is None:
+                    memory = torch.empty(self._layout.num_bytes, dtype=torch.uint8, device=self.device)
+                    self._fill(batch, pictures, memory, keep)
+                    columns = {key: self._sent(value, keep) for key, value in batch.columns.items()}
+                self._kept.end(batch.number)
                 event = self._stream.record()
                 self._copying.append((event, keep))  # host memory must not be used again before it has been copied
                 while self._copying and (self._copying[0][0] is None or self._copying[0][0].query()):
@@ -72,7 +88,13 @@ class Finisher:
             raise DeviceError(
                 f"Triton could not build its launcher: {error}; it needs a C compiler (CC) and Python's headers"
             ) from error
-        batch.memory, batch.columns, batch.ready = memory, columns, event
+        if batch.error is None:
+            batch.memory, batch.columns, batch.ready = memory, columns, event
+
+    def forget(self) -> None:
+        """Drops the pictures that were kept: the epoch was left."""
+        self._kept.clear()
+        self._lost.clear()
 
     def _sent(self, value: Any, keep: list[object]) -> Any:
         """A column on the device; what its copy reads goes to ``keep``."""
@@ -90,22 +112,49 @@ class Finisher:
             self._stream.synchronize()
         self._copying.clear()
 
-    def _fill(self, batch: Batch, places: npt.NDArray[np.int64], memory: torch.Tensor) -> object:
-        """What must stay alive until the copies have ended."""
+    def _cross(self, batch: Batch, keep: list[object]) -> Pictures:
+        """The pictures of the batch on the device, those that it needs and that are lost left out. Those that later
+        batches show are kept; what must stay alive until copies have ended goes to ``keep``."""
         staged = batch.staged
         assert staged is not None
-        if staged.num_bytes:
+        pictures: Pictures = {}
+        crossed = [name for name in staged.offset if isinstance(staged.found.get(name), PictureForm)]
+        if crossed:
             assert batch.buffer is not None
             host = torch.from_numpy(batch.buffer[: staged.num_bytes])
             planes = self._copied(host)
-        else:
-            host = planes = torch.empty(0, dtype=torch.uint8, device=self.device)
-        launches = self._group(staged)
-        rows = [
-            self._rows(staged, where, form, places, memory.data_ptr(), planes.data_ptr()) for form, _, where in launches
-        ]
+            keep += [host, planes]
+        staying: list[tuple[Staying, PictureForm]] = []
+        for one in staged.staying:
+            found = staged.found.get(one.name)
+            if isinstance(found, PictureForm):
+                self._lost.pop(one.name, None)
+                staying.append((one, found))
+            else:
+                self._lost[one.name] = found if isinstance(found, GpuloadError) else batch.error or DecodeError(LOST)
+        if staying:
+            self._kept.put(batch.number, planes, staying)
+        for name, found in staged.found.items():
+            if isinstance(found, PictureForm):
+                pictures[name] = found, planes.data_ptr() + staged.offset[name]
+            elif isinstance(found, DevicePicture):
+                pictures[name] = found.form, found
+        return pictures
+
+    def _fill(self, batch: Batch, pictures: Pictures, memory: torch.Tensor, keep: list[object]) -> None:
+        """Writes the slots. What must stay alive until that has ended goes to ``keep``."""
+        staged, places = batch.staged, self._layout.places(len(batch.samples))
+        assert staged is not None
+        for name in np.unique(staged.picture[staged.picture >= 0]).tolist():
+            if name not in pictures:
+                kept = self._kept.find(name)
+                if kept is None:
+                    raise self._lost.get(name, DecodeError(LOST)).anew()
+                pictures[name] = kept
+        launches = self._group(staged, pictures)
+        rows = [self._rows(staged, where, form, pictures, places, memory.data_ptr()) for form, _, where in launches]
         if not rows:
-            return host
+            return
         table_host = torch.from_numpy(np.concatenate(rows))
         if self.device.type == "cuda":
             table_host = table_host.pin_memory()
@@ -120,7 +169,7 @@ class Finisher:
         for picture in staged.found.values():
             if isinstance(picture, DevicePicture):
                 self._stream.reads(picture)
-        return host, table_host, staged.found
+        keep += [table_host, staged.found]
 
     def _copied(self, host: torch.Tensor) -> torch.Tensor:
         """Planes on the device, for whom the stream that converts waits."""
@@ -132,13 +181,10 @@ class Finisher:
         self._stream.keeps(planes)
         return planes
 
-    def _group(self, staged: Staged) -> list[tuple[PictureForm, SlotForm, tuple[Any, ...]]]:
+    def _group(self, staged: Staged, pictures: Pictures) -> list[tuple[PictureForm, SlotForm, tuple[Any, ...]]]:
         """Slots that one launch can write: (form, slot form, their indices)."""
         kinds: dict[PictureForm, int] = {}
-        form_of = {
-            name: kinds.setdefault(p.form if isinstance(p, DevicePicture) else p, len(kinds))
-            for name, p in staged.found.items()
-        }
+        form_of = {name: kinds.setdefault(form, len(kinds)) for name, (form, _) in pictures.items()}
         present = staged.picture >= 0
         number = np.full(staged.picture.shape, -1, np.int64)
         number[present] = [form_of[name] for name in staged.picture[present].tolist()]
@@ -159,19 +205,24 @@ class Finisher:
         staged: Staged,
         where: tuple[Any, ...],
         form: PictureForm,
+        pictures: Pictures,
         places: npt.NDArray[np.int64],
         slots_at: int,
-        planes_at: int,
     ) -> npt.NDArray[np.int64]:
         """The table of one launch: int64 ``[N, 10]``."""
         names = staged.picture[where].tolist()
         rows = np.zeros((len(names), COLUMNS), np.int64)
         size = form.pixel_format, form.width, form.height
+        address = np.zeros(len(names), np.int64)
+        for row, name in enumerate(names):
+            _, picture = pictures[name]
+            if isinstance(picture, int):
+                address[row] = picture
         for plane, (begin, (_, line_bytes)) in enumerate(zip(plane_begins(*size), plane_shapes(*size), strict=False)):
-            rows[:, plane] = planes_at + staged.offset[where] + begin
+            rows[:, plane] = address + begin
             rows[:, 3 + plane] = line_bytes
         for row, name in enumerate(names):
-            picture = staged.found[name]
+            _, picture = pictures[name]
             if isinstance(picture, DevicePicture):
                 self._stream.wait(picture.ready)
                 for plane, tensor in enumerate(picture.planes):
@@ -197,6 +248,11 @@ class FinishingThread:
         self._late: threading.Thread | None = None
         """Had not ended when an epoch was left: a device that hangs, or a kernel that is being compiled."""
 
+    @property
+    def kept_bytes(self) -> int:
+        """Device memory of pictures that have crossed and are shown by later batches."""
+        return self._finisher.kept_bytes
+
     def start(self) -> None:
         """Begins to serve.
 
@@ -205,6 +261,7 @@ class FinishingThread:
         """
         if self._is_late():
             raise DeviceError("the device has not finished a batch of the last epoch yet; try again, or start anew")
+        self._finisher.forget()
         self._wanted = True
         self._thread = threading.Thread(target=self._serve, name="gpuload-finish", daemon=True)
         self._thread.start()
@@ -222,6 +279,8 @@ class FinishingThread:
             if self._thread.is_alive():
                 self._late = self._thread
                 logger.warning("the device has not finished a batch for %.0f s; it is left alone", PATIENCE_S)
+            else:
+                self._finisher.forget()
             self._thread = None
 
     def close(self) -> bool:
@@ -239,10 +298,10 @@ class FinishingThread:
         while (batch := self._queue.get()) is not None:
             unforeseen: BaseException | None = None
             try:
-                if batch.error is None and self._wanted:
+                if self._wanted:
                     self._finisher.finish(batch)
             except GpuloadError as error:
-                batch.error = error.anew()
+                batch.error = batch.error or error.anew()
             except BaseException as error:  # noqa: BLE001 - it crosses a thread: next() raises it
                 unforeseen = error
             batch.buffer = batch.staged = None

@@ -29,6 +29,8 @@ class Flight:
         """Batches that ``take`` gave or raised the error of."""
         self._planned_to = 0
         """Batches before this one are fully planned: they complete even if planning fails later."""
+        self._put = 0
+        """Batches before this one were given to the device, or never will be."""
         self._failure: BaseException | None = None
         self.broken = False
         """The epoch was ended by what stopped planning."""
@@ -36,7 +38,7 @@ class Flight:
     def begin(self, steps: int) -> None:
         """An epoch of so many batches. Nothing is in flight."""
         self.stopped, self._failure, self.broken = False, None, False
-        self.steps, self.taken, self._planned_to = steps, 0, 0
+        self.steps, self.taken, self._planned_to, self._put = steps, 0, 0, 0
 
     def stop(self) -> None:
         """Whoever waits is told that it is over."""
@@ -105,9 +107,16 @@ class Flight:
     def count_down(self, batch: Batch) -> None:
         """One of those that a batch waits for is done. Call with the lock held."""
         batch.waiting -= 1
-        if batch.waiting == 1 and self._finishing is not None and batch.staged is not None:
-            self._finishing.put(batch)
+        if self._finishing is not None:
+            self._put_in_order(self._finishing)
         self.changed.notify_all()
+
+    def _put_in_order(self, finishing: FinishingThread) -> None:
+        """One after the other: a batch shows what crossed with earlier ones. Call with the lock held."""
+        while (batch := self.batches.get(self._put)) is not None and batch.waiting <= (batch.staged is not None):
+            self._put += 1
+            if batch.staged is not None:
+                finishing.put(batch)
 
     def finished(self, batch: Batch) -> None:
         """It was made on the device."""

@@ -70,7 +70,7 @@ class HostWorker(Worker):
     def fill(self, picture: int, kept: Kept, places: list[FillAt], chunk: int, done: Done) -> None:
         first: tuple[tuple[int, int], npt.NDArray[Any]] | None = None
         for field, offset, view in places:
-            if field == STAGED:  # every place is the same one
+            if field == STAGED:  # the only place
                 self._stage(picture, kept, offset, chunk, done)
                 return
             form = self._forms[field]
@@ -102,6 +102,8 @@ class HostWorker(Worker):
                 kept.frame, target, rotation=stream.rotation, chroma_location=stream.chroma_location
             )
         except DecodeError as error:
-            done.errors.append(DecodeError(f"{stream.path}: {error}"))
+            lost = DecodeError(f"{stream.path}: {error}")
+            done.errors.append(lost)
+            done.found.append((picture, lost))
             return
         done.found.append((picture, form))

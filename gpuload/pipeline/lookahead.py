@@ -32,6 +32,16 @@ class Group(NamedTuple):
     """Name of the first picture of the next such pass; infinite: this is the last one."""
 
 
+class Shown(NamedTuple):
+    """When pictures are shown: int64 ``[P]`` each; batches are counted in their lookahead."""
+
+    first: npt.NDArray[np.int64]
+    """The first batch; -1: none."""
+    last: npt.NDArray[np.int64]
+    batches: npt.NDArray[np.int64]
+    """How many."""
+
+
 class SeenFrames:
     """Which frames of an epoch have come: a byte a packet of each file met."""
 
@@ -163,6 +173,18 @@ class Lookahead:
         rest = self.plan.picture_of_slot[row:]
         counts: list[int] = np.bincount(rest[rest >= 0], minlength=self.num_pictures).tolist()
         return counts
+
+    def shown(self, index: int = 0) -> Shown:
+        """When each picture is shown from batch ``index`` on."""
+        row = int(self._begins[index])
+        rest = self.plan.picture_of_slot[row:]
+        batch_of_row = np.searchsorted(self._begins, np.arange(row, len(self._samples)), side="right") - 1
+        is_there = rest >= 0
+        pairs = np.unique(rest[is_there] << 32 | np.broadcast_to(batch_of_row[:, None], rest.shape)[is_there])
+        picture, batch = pairs >> 32, pairs & 0xFFFFFFFF
+        first, last = np.full(self.num_pictures, -1, np.int64), np.full(self.num_pictures, -1, np.int64)
+        first[picture[::-1]], last[picture] = batch[::-1], batch  # of repeated indices the last assignment stays
+        return Shown(first, last, np.bincount(picture, minlength=self.num_pictures))
 
 
 def frames_of(source: SampleSource, samples: npt.NDArray[np.int64], is_wanted: Callable[[], bool]) -> FrameRefs:

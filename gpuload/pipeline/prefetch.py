@@ -69,7 +69,7 @@ class Prefetcher:
             self._crew,
             self._cache,
             lookahead=lookahead,
-            budgets=Budgets(frame_cache_bytes, device_cache_bytes),
+            budgets=Budgets(frame_cache_bytes, device_cache_bytes, is_staged=device is not None),
             is_staged=device is not None,
             on_death=self._on_death,
         )
@@ -192,6 +192,8 @@ class Prefetcher:
             raise LoaderClosed(f"the loader belongs to process {self._pid}; make one in this process ({os.getpid()})")
 
     def _on_finished(self, batch: Batch, error: BaseException | None) -> None:
+        with self._flight.changed:
+            self.tally.hold(self._finishing, 0 if self._finishing is None else self._finishing.kept_bytes)
         if error is None:
             self._flight.finished(batch)
         else:  # nothing is finished any more

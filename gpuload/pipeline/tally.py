@@ -16,13 +16,17 @@ class Tally:
     frames_distinct: int = 0
     kept_bytes: int = 0
     wait_s: float = 0.0
-    kept: dict[DecodeWorker, int] = field(default_factory=dict)
-    """Bytes of pictures that each holds now."""
+    kept: dict[object, int] = field(default_factory=dict)
+    """Bytes of pictures that each worker holds now, and who finishes batches."""
 
     def add(self, worker: DecodeWorker, done: Done, device: torch.device | None) -> None:
         """A unit is done; ``device``: of workers whose pictures lie in device memory."""
         self.frames_decoded += done.frames_decoded
         where = f"{worker.backend} on {device if worker.on_device else 'cpu'}"
         self.decoded_by[where] = self.decoded_by.get(where, 0) + done.frames_decoded
-        self.kept[worker] = done.kept_bytes
+        self.hold(worker, done.kept_bytes)
+
+    def hold(self, who: object, num_bytes: int) -> None:
+        """What somebody holds from now on."""
+        self.kept[who] = num_bytes
         self.kept_bytes = max(self.kept_bytes, sum(self.kept.values()))

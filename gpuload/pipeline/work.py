@@ -13,6 +13,9 @@ from gpuload.store.cache import Lease, release_all
 
 Fill = tuple[int, int, int, int]
 """(picture, field, byte offset in the batch's buffer, view as ``draw_views`` packs it)."""
+Found = PictureForm | DevicePicture | GpuloadError
+"""What became of a staged picture: its planes were written, in this form; it lies in device memory; or it is lost,
+which ``Done.errors`` says too."""
 STAGED = -1
 """Instead of a field: the picture's planes go there as they are, once, and a device makes the slots of them."""
 
@@ -75,8 +78,8 @@ class Done:
     kept_bytes: int = 0
     """Pictures that the worker holds for later batches."""
     errors: list[GpuloadError] = field(default_factory=list)
-    found: list[tuple[int, PictureForm | DevicePicture]] = field(default_factory=list)
-    """Of staged pictures: (picture, the form of the planes that were written, or where it lies in device memory)."""
+    found: list[tuple[int, Found]] = field(default_factory=list)
+    """Of staged pictures: (picture, what became of it)."""
 
 
 class PendingUnit(NamedTuple):

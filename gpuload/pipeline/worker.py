@@ -9,7 +9,7 @@ from typing import Any
 from gpuload.decode.base import Decoder, Run, Stream
 from gpuload.errors import DecodeError, GpuloadError
 from gpuload.pipeline.share import depth_of
-from gpuload.pipeline.work import DecodeTask, Done, Go, Unit
+from gpuload.pipeline.work import STAGED, DecodeTask, Done, Go, Unit
 
 FillAt = tuple[int, int, int]
 """(field, byte offset in the chunk, view)."""
@@ -83,7 +83,10 @@ class Worker(ABC):
             kept = self._kept.get(picture)
             if kept is None:
                 lost = DecodeError(f"batch {unit.batch} needs a picture decoded for an earlier batch, which failed")
-                done.errors.append(self._failed.get(picture, lost))
+                error = self._failed.get(picture, lost)
+                done.errors.append(error)
+                if places[0][0] == STAGED:  # later batches that show it do not ask here
+                    done.found.append((picture, error))
             else:
                 self._use(picture, kept, places, go.chunk, done)
         done.kept_bytes = self._kept_bytes

@@ -16,7 +16,7 @@ from tests.source import NumberedSource
 from tests.videos import decode_all
 
 LEVELS = 3
-"""Largest difference to swscale, as in tests/integration/test_staged.py: the videos are grey."""
+"""Largest difference to swscale, as in tests/staged.py: the videos are grey."""
 Pictures = list[list[Any]]
 
 

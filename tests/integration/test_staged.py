@@ -2,7 +2,6 @@
 interpreted, so that everything but CUDA itself is at work."""
 
 import gc
-import itertools
 import threading
 import time
 import weakref
@@ -11,7 +10,6 @@ from typing import Any
 
 import av
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
@@ -28,18 +26,8 @@ from gpuload.pipeline.handle import WorkerHandle
 from gpuload.pipeline.lane import DeviceLane
 from gpuload.pipeline.route import Way
 from tests.source import NumberedSource
+from tests.staged import FORMATS, Pictures, assert_near, device_here, make_source, outcomes_of
 from tests.videos import decode_all
-
-FORMATS = {"yuv420p": "libx264", "yuv444p": "libx264", "yuv420p10le": "libx264"}
-LEVELS = 3
-"""Largest difference to swscale, which rounds its coefficients, and 10-bit samples down; the videos are grey: where
-chroma lies is no part of it."""
-
-Pictures = list[list[npt.NDArray[np.uint8]]]
-
-
-def device_here() -> torch.device:
-    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -54,11 +42,6 @@ def in_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(route.Router, "num_engines", lambda self: 1)  # whatever the machine has: two lanes
 
 
-def make_source(folder: Path, form: str = "yuv420p", **arguments: Any) -> NumberedSource:
-    size = {"episodes": 2, "frames": 4, "cameras": 1, "width": 48, "height": 34, **arguments}
-    return NumberedSource(folder, codec=FORMATS[form], pix_fmt=form, **size)
-
-
 @pytest.fixture(scope="module", params=FORMATS)
 def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> NumberedSource:
     return make_source(tmp_path_factory.mktemp("staged"), request.param)
@@ -67,29 +50,6 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def pictures(source: NumberedSource) -> Pictures:
     return [decode_all(path) for path in source.paths]
-
-
-def assert_near(batch: dict[str, Any], source: NumberedSource, pictures: Pictures) -> None:
-    for row, sample in enumerate(batch["index"].tolist()):
-        refs = source.frames(np.array([sample]))
-        slots = itertools.product(range(source.cameras), range(len(source.offsets)))
-        for slot, (camera, t) in enumerate(slots):
-            expected = pictures[refs.file[0, slot]][refs.frame[0, slot]].astype(int)
-            found = batch[f"cam{camera}"].view(len(batch["index"]), -1, 3, 34, 48)[row, t].cpu().numpy().astype(int)
-            assert np.abs(found - expected).max() <= LEVELS, (sample, camera, t)
-
-
-def outcomes_of(loading: Loader, source: NumberedSource, pictures: Pictures) -> list[str | GpuloadError]:
-    """Of each batch: "good", with every slot looked at, or its error."""
-    iterator, outcomes = iter(loading), list[str | GpuloadError]()
-    while True:
-        try:
-            assert_near(next(iterator), source, pictures)
-            outcomes.append("good")
-        except StopIteration:
-            return outcomes
-        except GpuloadError as error:
-            outcomes.append(error)
 
 
 @pytest.mark.parametrize("lanes", [False, True])
