@@ -69,12 +69,12 @@ class Crossing:
 
     def lay_out(self, staged: Staged, pictures: Ints, index: int) -> Ints:
         """Where each of these pictures, ascending, lies in the staging buffer of batch ``index``; 0 for those that do
-        not cross with it. Those of one size lie side by side, first those that later batches show."""
+        not cross with it. Those of one size lie side by side."""
         groups = self._ahead.plan.picture_group[pictures]
         crosses = np.flatnonzero((self._with[pictures] == index) & ~self._on_device[groups])
         sizes = np.array([self._picture_bytes(self._ahead.groups[g].file) for g in groups[crosses].tolist()], np.int64)
         later = self._shown.last[pictures[crosses]] - index
-        order = np.lexsort((later == 0, sizes))
+        order = np.argsort(sizes, kind="stable")
         begins = np.cumsum(np.concatenate([[0], sizes[order]]))
         offsets = np.zeros(len(pictures), np.int64)
         offsets[crosses[order]] = begins[:-1]

@@ -63,10 +63,13 @@ def test_places_are_used_again_and_empty_slabs_go(planes: KeptPlanes) -> None:
 
 def test_sizes_lie_apart(planes: KeptPlanes) -> None:
     put(planes, 0, {1: 1, 2: 1}, gap=2)
-    put(planes, 0, {3: 1, 4: 1}, size=1024)
+    data = torch.cat([torch.full((1024,), name, dtype=torch.uint8) for name in (3, 4)] + [torch.full((64,), 5)]).byte()
+    mixed = [Staying(3, 0, 1024, 1), Staying(4, 1024, 1024, 1), Staying(5, 2048, 64, 1)]
+    planes.put(0, data, [(one, FORM) for one in mixed])
+    assert found(planes, 5) == b"\5" * 64
     assert [found(planes, name) for name in (1, 2)] == [b"\1" * 64, b"\2" * 64]
     assert [found(planes, name, 1024) for name in (3, 4)] == [b"\3" * 1024, b"\4" * 1024]
-    assert planes.num_bytes == 2 * 64 + 2 * 1024
+    assert planes.num_bytes == 3 * 64 + 2 * 1024
 
 
 def test_one_that_crosses_again_replaces_the_first(planes: KeptPlanes) -> None:
