@@ -92,7 +92,7 @@ class Finisher:
             batch.memory, batch.columns, batch.ready = memory, columns, event
 
     def forget(self) -> None:
-        """Drops the pictures that were kept: the epoch was left."""
+        """Drops the pictures that were kept: the epoch is over."""
         self._kept.clear()
         self._lost.clear()
 
@@ -128,7 +128,6 @@ class Finisher:
         for one in staged.staying:
             found = staged.found.get(one.name)
             if isinstance(found, PictureForm):
-                self._lost.pop(one.name, None)
                 staying.append((one, found))
             else:
                 self._lost[one.name] = found if isinstance(found, GpuloadError) else batch.error or DecodeError(LOST)
@@ -261,7 +260,6 @@ class FinishingThread:
         """
         if self._is_late():
             raise DeviceError("the device has not finished a batch of the last epoch yet; try again, or start anew")
-        self._finisher.forget()
         self._wanted = True
         self._thread = threading.Thread(target=self._serve, name="gpuload-finish", daemon=True)
         self._thread.start()
@@ -279,8 +277,6 @@ class FinishingThread:
             if self._thread.is_alive():
                 self._late = self._thread
                 logger.warning("the device has not finished a batch for %.0f s; it is left alone", PATIENCE_S)
-            else:
-                self._finisher.forget()
             self._thread = None
 
     def close(self) -> bool:
@@ -307,3 +303,4 @@ class FinishingThread:
             batch.buffer = batch.staged = None
             self._on_finished(batch, unforeseen)
             batch = None  # while it waits for the next one, this one is the caller's alone
+        self._finisher.forget()

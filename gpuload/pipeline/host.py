@@ -102,8 +102,6 @@ class HostWorker(Worker):
                 kept.frame, target, rotation=stream.rotation, chroma_location=stream.chroma_location
             )
         except DecodeError as error:
-            lost = DecodeError(f"{stream.path}: {error}")
-            done.errors.append(lost)
-            done.found.append((picture, lost))
+            done.lose(picture, DecodeError(f"{stream.path}: {error}"))
             return
         done.found.append((picture, form))

@@ -81,6 +81,11 @@ class Done:
     found: list[tuple[int, Found]] = field(default_factory=list)
     """Of staged pictures: (picture, what became of it)."""
 
+    def lose(self, picture: int, error: GpuloadError) -> None:
+        """A staged picture, which later batches that show it do not ask for again."""
+        self.errors.append(error)
+        self.found.append((picture, error))
+
 
 class PendingUnit(NamedTuple):
     """What a loader remembers of a unit that a worker has."""

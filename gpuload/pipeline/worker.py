@@ -84,9 +84,10 @@ class Worker(ABC):
             if kept is None:
                 lost = DecodeError(f"batch {unit.batch} needs a picture decoded for an earlier batch, which failed")
                 error = self._failed.get(picture, lost)
-                done.errors.append(error)
-                if places[0][0] == STAGED:  # later batches that show it do not ask here
-                    done.found.append((picture, error))
+                if places[0][0] == STAGED:
+                    done.lose(picture, error)
+                else:
+                    done.errors.append(error)
             else:
                 self._use(picture, kept, places, go.chunk, done)
         done.kept_bytes = self._kept_bytes

@@ -72,6 +72,8 @@ def test_what_is_kept_is_counted(tmp_path: Path) -> None:
     with Loader(source, 4, num_threads=1, backend="pyav") as loading:
         for _ in loading:
             pass
+        prefetcher = loading._prefetcher
+        assert prefetcher._finishing in prefetcher.tally.kept
         assert loading.stats.kept_bytes >= 8 * PICTURE_BYTES  # frames 0 to 7 are shown again two batches later
         assert loading.stats.frames_decoded == 16
 
