@@ -27,8 +27,8 @@ class Crew:
     """Workers of every kind that files need; a kind is made when a file first needs it. Used by one thread at a time.
 
     ``num_processes`` processes decode on the CPU and may keep ``kept_bytes`` of pictures in all; on ``device`` each
-    NVDEC engine gets two threads, which may keep ``device_kept_bytes`` in all. ``on_done(worker, result)`` and
-    ``on_death(worker, reason)`` are called in threads of the workers.
+    NVDEC engine gets two threads, which decode ahead up to ``device_room()`` bytes of pictures in all.
+    ``on_done(worker, result)`` and ``on_death(worker, reason)`` are called in threads of the workers.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class Crew:
         device: torch.device | None,
         num_processes: int,
         kept_bytes: int,
-        device_kept_bytes: int,
+        device_room: Callable[[], int],
         on_done: Callable[[DecodeWorker, Done], None],
         on_death: Callable[[DecodeWorker, str], None],
     ) -> None:
         self._router, self._forms, self._device = router, forms, device
-        self._num_processes, self._kept_bytes, self._device_kept_bytes = num_processes, kept_bytes, device_kept_bytes
+        self._num_processes, self._kept_bytes, self._device_room = num_processes, kept_bytes, device_room
         self._on_done, self._on_death = on_done, on_death
         self._workers: dict[Way, list[DecodeWorker]] = {}
         self._closed = False
@@ -147,7 +147,7 @@ class Crew:
             self._device,
             backend=way.backend,
             sharing=self.sharing,
-            most_kept_bytes=self._device_kept_bytes // self._count(way),
+            room=lambda: self._device_room() // self._count(way),
             on_done=self._on_done,
             on_death=self._on_death,
         )

@@ -88,8 +88,9 @@ class Dealer:
         chosen = pictures[present] if staged is None else np.unique(pictures[present])
         group_of_fill = plan.picture_group[chosen]
         shares: Shares = defaultdict(lambda: WorkerShare([], [], {}, []))
-        filled = np.bincount(group_of_fill, minlength=1)
-        groups = np.flatnonzero(filled)
+        filled, groups = np.bincount(group_of_fill, minlength=1), np.unique(group_of_fill)
+        if crossing is not None:  # what has crossed costs nothing
+            filled = np.bincount(group_of_fill[crossing.asked(chosen, index)], minlength=len(filled))
         self._announce(rows.stop)
         given: list[int] = []
         lost: GpuloadError | None = None

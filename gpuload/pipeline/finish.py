@@ -7,54 +7,59 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from gpuload.device.kept import KeptPlanes, Staying
-from gpuload.device.planes import plane_begins, plane_shapes
+from gpuload.device.kept import SLAB_BYTES, KeptPlanes, Staying
 from gpuload.device.stream import DeviceStream
 from gpuload.device.triton import DepthTables, convert_pictures
 from gpuload.errors import DecodeError, DeviceError, GpuloadError
 from gpuload.picture import DevicePicture, PictureForm
-from gpuload.pipeline.batch import Batch, Layout, Staged
+from gpuload.pipeline.batch import Batch, Layout
+from gpuload.pipeline.launches import Pictures, launches_of
 from gpuload.pipeline.work import join
 from gpuload.transform import SlotForm
 
 logger = logging.getLogger(__name__)
 
-Pictures = dict[int, tuple[PictureForm, int | DevicePicture]]
-"""By name: form, and address of planes without gaps, or the picture."""
-COLUMNS = 10
-"""Of a kernel's table: addresses of three planes, their strides, address of the slot, crop top and left, flip."""
-
-
 PATIENCE_S = 20.0
 """For a batch that is being made when an epoch is left: a device that hangs must not hang ``close``."""
-LOST = "a picture was to be decoded for an earlier batch, which failed"
+SLABS = 8
+"""Into so many the room of pictures that wait is parted, at least."""
 SMALL_BYTES = 64 << 10
 """The driver copies as little as this out of pageable memory at once; for more it would wait for all earlier work."""
+
+
+@dataclass(slots=True, eq=False)
+class _Copying:
+    """What copies of a batch read."""
+
+    memory: list[object]
+    is_recorded: bool = False
+    end: Any = None
+    """Event; None where all is done when a call returns."""
+
+    def is_done(self) -> bool:
+        return self.is_recorded and (self.end is None or self.end.query())
 
 
 class Finisher:
     """Copies, converts and places one batch after the other: planes are copied on one stream, so that those of the next
     batch cross while this one is converted on another. Not thread-safe."""
 
-    def __init__(self, device: torch.device, forms: Sequence[SlotForm], layout: Layout) -> None:
+    def __init__(self, device: torch.device, forms: Sequence[SlotForm], layout: Layout, *, kept_bytes: int) -> None:
+        """``kept_bytes``: what the plan lets pictures take that wait in device memory."""
         self.device = device
         self._forms = tuple(forms)
         self._layout = layout
         self._stream, self._copies = DeviceStream(device), DeviceStream(device)
         self._depth = DepthTables(device)
-        self._kept, self._lost = KeptPlanes(device), dict[int, GpuloadError]()
-        self._copying: deque[tuple[Any, object]] = deque()
-
-    @property
-    def kept_bytes(self) -> int:
-        """Device memory of pictures that have crossed and are shown by later batches."""
-        return self._kept.num_bytes
+        self.kept = KeptPlanes(device, min(SLAB_BYTES, kept_bytes // SLABS))
+        """Pictures that have crossed and are shown by later batches."""
+        self._copying: deque[_Copying] = deque()
 
     def finish(self, batch: Batch) -> None:
         """Sets ``memory`` with every slot written at its place, ``columns`` on the device, and ``ready``. Of a batch
@@ -64,46 +69,28 @@ class Finisher:
             DecodeError: a picture is not of the size that its file's header says. DeviceError: the device failed. Any
             GpuloadError: why a picture that was to cross with an earlier batch was lost.
         """
+        copying = _Copying([])
+        self._copying.append(copying)  # whatever happens: host memory must not be used again before it was copied
         try:
             with self._stream.active():
-                keep: list[object] = []
-                pictures = self._cross(batch, keep)
-                if batch.error is None:
-                    memory = torch.empty(self._layout.num_bytes, dtype=torch.uint8, device=self.device)
-                    self._fill(batch, pictures, memory, keep)
-                    columns = {key: self._sent(value, keep) for key, value in batch.columns.items()}
-                self._kept.end(batch.number)
-                event = self._stream.record()
-                self._copying.append((event, keep))  # host memory must not be used again before it has been copied
-                while self._copying and (self._copying[0][0] is None or self._copying[0][0].query()):
+                try:
+                    pictures = self._cross(batch, copying.memory)
+                    if batch.error is None:
+                        memory = self._make(batch, pictures, copying.memory)
+                        columns = {key: self._sent(value, copying.memory) for key, value in batch.columns.items()}
+                finally:
+                    self.kept.end(batch.number)
+                    copying.end, copying.is_recorded = self._stream.record(), True
+                while self._copying and self._copying[0].is_done():
                     self._copying.popleft()
-        except torch.OutOfMemoryError as error:
-            raise DeviceError(
-                f"{self.device} is out of memory while batch {batch.number} is made ({str(error).splitlines()[0]}); "
-                "lower device_cache_bytes, the batch size or the transform's size"
-            ) from error
-        except RuntimeError as error:  # torch's AcceleratorError, and Triton's own
-            raise DeviceError(f"{self.device} failed while batch {batch.number} is made: {error}") from error
-        except subprocess.CalledProcessError as error:
-            raise DeviceError(
-                f"Triton could not build its launcher: {error}; it needs a C compiler (CC) and Python's headers"
-            ) from error
+        except GpuloadError as error:
+            self._lose(batch, error)
+            raise
+        except (RuntimeError, subprocess.CalledProcessError) as error:
+            self._lose(batch, self._told(error, batch))
+            raise self._told(error, batch) from error
         if batch.error is None:
-            batch.memory, batch.columns, batch.ready = memory, columns, event
-
-    def forget(self) -> None:
-        """Drops the pictures that were kept: the epoch is over."""
-        self._kept.clear()
-        self._lost.clear()
-
-    def _sent(self, value: Any, keep: list[object]) -> Any:
-        """A column on the device; what its copy reads goes to ``keep``."""
-        if not isinstance(value, torch.Tensor):
-            return value
-        if self.device.type == "cuda" and value.nbytes > SMALL_BYTES:
-            value = value.pin_memory()
-        keep.append(value)
-        return value.to(self.device, non_blocking=True)
+            batch.memory, batch.columns, batch.ready = memory, columns, copying.end
 
     def close(self) -> None:
         """Waits until nothing is copied from host memory any more."""
@@ -112,63 +99,95 @@ class Finisher:
             self._stream.synchronize()
         self._copying.clear()
 
-    def _cross(self, batch: Batch, keep: list[object]) -> Pictures:
-        """The pictures of the batch on the device, those that it needs and that are lost left out. Those that later
-        batches show are kept; what must stay alive until copies have ended goes to ``keep``."""
+    def _lose(self, batch: Batch, error: GpuloadError) -> None:
+        """Later batches, too, hear why pictures of this one did not get as far as to be kept."""
+        assert batch.staged is not None
+        for one in batch.staged.staying:
+            if one.name not in self.kept:
+                self.kept.lose(batch.number, one, error.anew())
+
+    def _told(self, error: Exception, batch: Batch) -> DeviceError:
+        """What users read of an error that is none of ours."""
+        if isinstance(error, torch.OutOfMemoryError):
+            return DeviceError(
+                f"{self.device} is out of memory while batch {batch.number} is made ({str(error).splitlines()[0]}); "
+                "lower device_cache_bytes, the batch size or the transform's size"
+            )
+        if isinstance(error, subprocess.CalledProcessError):
+            return DeviceError(
+                f"Triton could not build its launcher: {error}; it needs a C compiler (CC) and Python's headers"
+            )
+        # torch's AcceleratorError, and Triton's own
+        return DeviceError(f"{self.device} failed while batch {batch.number} is made: {error}")
+
+    def _sent(self, value: Any, memory: list[object]) -> Any:
+        """A column on the device; what its copy reads goes to ``memory``."""
+        if not isinstance(value, torch.Tensor):
+            return value
+        if self.device.type == "cuda" and value.nbytes > SMALL_BYTES:
+            value = value.pin_memory()
+        memory.append(value)
+        return value.to(self.device, non_blocking=True)
+
+    def _cross(self, batch: Batch, memory: list[object]) -> Pictures:
+        """The pictures of a batch that workers found, on the device. Those that later batches show are kept, or lost;
+        what copies read goes to ``memory``."""
         staged = batch.staged
         assert staged is not None
         pictures: Pictures = {}
-        crossed = [name for name in staged.offset if isinstance(staged.found.get(name), PictureForm)]
-        if crossed:
+        if any(isinstance(found, PictureForm) for found in staged.found.values()):
             assert batch.buffer is not None
             host = torch.from_numpy(batch.buffer[: staged.num_bytes])
+            memory.append(host)
             planes = self._copied(host)
-            keep += [host, planes]
-        staying: list[tuple[Staying, PictureForm]] = []
-        for one in staged.staying:
-            found = staged.found.get(one.name)
-            if isinstance(found, PictureForm):
-                staying.append((one, found))
-            else:
-                self._lost[one.name] = found if isinstance(found, GpuloadError) else batch.error or DecodeError(LOST)
-        if staying:
-            self._kept.put(batch.number, planes, staying)
+            memory.append(planes)
         for name, found in staged.found.items():
             if isinstance(found, PictureForm):
                 pictures[name] = found, planes.data_ptr() + staged.offset[name]
             elif isinstance(found, DevicePicture):
                 pictures[name] = found.form, found
+        staying: list[tuple[Staying, PictureForm]] = []
+        for one in staged.staying:
+            became = staged.found.get(one.name) or batch.error  # no answer: its worker died
+            if isinstance(became, PictureForm):
+                staying.append((one, became))
+            elif isinstance(became, GpuloadError):
+                self.kept.lose(batch.number, one, became)
+        if staying:
+            self.kept.put(batch.number, planes, staying)
         return pictures
 
-    def _fill(self, batch: Batch, pictures: Pictures, memory: torch.Tensor, keep: list[object]) -> None:
-        """Writes the slots. What must stay alive until that has ended goes to ``keep``."""
-        staged, places = batch.staged, self._layout.places(len(batch.samples))
+    def _make(self, batch: Batch, pictures: Pictures, memory: list[object]) -> torch.Tensor:
+        """Slots, all written. What copies and kernels read goes to ``memory``."""
+        staged = batch.staged
         assert staged is not None
         for name in np.unique(staged.picture[staged.picture >= 0]).tolist():
             if name not in pictures:
-                kept = self._kept.find(name)
-                if kept is None:
-                    raise self._lost.get(name, DecodeError(LOST)).anew()
-                pictures[name] = kept
-        launches = self._group(staged, pictures)
-        rows = [self._rows(staged, where, form, pictures, places, memory.data_ptr()) for form, _, where in launches]
-        if not rows:
-            return
-        table_host = torch.from_numpy(np.concatenate(rows))
+                pictures[name] = self.kept.find(name)
+        slots = torch.empty(self._layout.num_bytes, dtype=torch.uint8, device=self.device)
+        places = self._layout.places(len(batch.samples))
+        launches = launches_of(staged, pictures, self._forms, self._layout, places, slots.data_ptr())
+        if not launches:
+            return slots
+        decoded_here = [found for found in staged.found.values() if isinstance(found, DevicePicture)]
+        for event in {id(picture.ready): picture.ready for picture in decoded_here}.values():
+            self._stream.wait(event)
+        table_host = torch.from_numpy(np.concatenate([launch.table for launch in launches]))
         if self.device.type == "cuda":
             table_host = table_host.pin_memory()
+        memory += [table_host, decoded_here]
         table = table_host.to(self.device, non_blocking=True)
         begin = 0
-        for (form, slot, _), part in zip(launches, rows, strict=True):
+        for launch in launches:
+            end = begin + len(launch.table)
             try:
-                convert_pictures(table[begin : begin + len(part)], form, slot, self._depth)
+                convert_pictures(table[begin:end], launch.form, launch.slot, self._depth)
             except DecodeError as error:
-                raise DecodeError(f"batch {batch.number}, {slot.key}: {error}") from error
-            begin += len(part)
-        for picture in staged.found.values():
-            if isinstance(picture, DevicePicture):
-                self._stream.reads(picture)
-        keep += [table_host, staged.found]
+                raise DecodeError(f"batch {batch.number}, {launch.slot.key}: {error}") from error
+            begin = end
+        for picture in decoded_here:
+            self._stream.reads(picture)
+        return slots
 
     def _copied(self, host: torch.Tensor) -> torch.Tensor:
         """Planes on the device, for whom the stream that converts waits."""
@@ -180,58 +199,6 @@ class Finisher:
         self._stream.keeps(planes)
         return planes
 
-    def _group(self, staged: Staged, pictures: Pictures) -> list[tuple[PictureForm, SlotForm, tuple[Any, ...]]]:
-        """Slots that one launch can write: (form, slot form, their indices)."""
-        kinds: dict[PictureForm, int] = {}
-        form_of = {name: kinds.setdefault(form, len(kinds)) for name, (form, _) in pictures.items()}
-        present = staged.picture >= 0
-        number = np.full(staged.picture.shape, -1, np.int64)
-        number[present] = [form_of[name] for name in staged.picture[present].tolist()]
-        launches = []
-        for form, kind in kinds.items():
-            for index, slot in enumerate(self._forms):
-                where = np.nonzero((number == kind) & (self._layout.field_of_column == index))
-                if len(where[0]):
-                    try:
-                        slot.check_size(form.width, form.height, form.rotation)
-                    except DecodeError as error:
-                        raise DecodeError(f"{slot.key}: {error} (`gpuload check --deep` finds the file)") from error
-                    launches.append((form, slot, where))
-        return launches
-
-    def _rows(
-        self,
-        staged: Staged,
-        where: tuple[Any, ...],
-        form: PictureForm,
-        pictures: Pictures,
-        places: npt.NDArray[np.int64],
-        slots_at: int,
-    ) -> npt.NDArray[np.int64]:
-        """The table of one launch: int64 ``[N, 10]``."""
-        names = staged.picture[where].tolist()
-        rows = np.zeros((len(names), COLUMNS), np.int64)
-        size = form.pixel_format, form.width, form.height
-        address = np.zeros(len(names), np.int64)
-        for row, name in enumerate(names):
-            _, picture = pictures[name]
-            if isinstance(picture, int):
-                address[row] = picture
-        for plane, (begin, (_, line_bytes)) in enumerate(zip(plane_begins(*size), plane_shapes(*size), strict=False)):
-            rows[:, plane] = address + begin
-            rows[:, 3 + plane] = line_bytes
-        for row, name in enumerate(names):
-            _, picture = pictures[name]
-            if isinstance(picture, DevicePicture):
-                self._stream.wait(picture.ready)
-                for plane, tensor in enumerate(picture.planes):
-                    rows[row, plane] = tensor.data_ptr()
-                    rows[row, 3 + plane] = tensor.stride(0) * tensor.element_size()
-        rows[:, 6] = slots_at + places[where]
-        view = staged.view[where]
-        rows[:, 7], rows[:, 8], rows[:, 9] = view >> 33, view >> 1 & 0xFFFFFFFF, view & 1  # as unpack_view
-        return rows
-
 
 class FinishingThread:
     """Finishes batches in a thread of its own, so that neither the feeder nor what receives results waits for a GPU.
@@ -242,6 +209,7 @@ class FinishingThread:
     def __init__(self, finisher: Finisher, on_finished: Callable[[Batch, BaseException | None], None]) -> None:
         self._finisher, self._on_finished = finisher, on_finished
         self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        """Of this epoch: one that was left may have something in its own that nobody takes."""
         self._thread: threading.Thread | None = None
         self._wanted = True
         self._late: threading.Thread | None = None
@@ -250,7 +218,7 @@ class FinishingThread:
     @property
     def kept_bytes(self) -> int:
         """Device memory of pictures that have crossed and are shown by later batches."""
-        return self._finisher.kept_bytes
+        return self._finisher.kept.num_bytes
 
     def start(self) -> None:
         """Begins to serve.
@@ -260,12 +228,12 @@ class FinishingThread:
         """
         if self._is_late():
             raise DeviceError("the device has not finished a batch of the last epoch yet; try again, or start anew")
-        self._wanted = True
-        self._thread = threading.Thread(target=self._serve, name="gpuload-finish", daemon=True)
+        self._wanted, self._queue = True, queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, args=(self._queue,), name="gpuload-finish", daemon=True)
         self._thread.start()
 
     def put(self, batch: Batch) -> None:
-        """All its pictures have been found, or it has an error."""
+        """All its workers are done with it, with or without an error; batches come in order."""
         self._queue.put(batch)
 
     def end(self) -> None:
@@ -290,8 +258,8 @@ class FinishingThread:
     def _is_late(self) -> bool:
         return self._late is not None and self._late.is_alive()
 
-    def _serve(self) -> None:
-        while (batch := self._queue.get()) is not None:
+    def _serve(self, batches: "queue.SimpleQueue[Batch | None]") -> None:
+        while (batch := batches.get()) is not None:
             unforeseen: BaseException | None = None
             try:
                 if self._wanted:
@@ -303,4 +271,4 @@ class FinishingThread:
             batch.buffer = batch.staged = None
             self._on_finished(batch, unforeseen)
             batch = None  # while it waits for the next one, this one is the caller's alone
-        self._finisher.forget()
+        self._finisher.kept.clear()

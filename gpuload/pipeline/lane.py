@@ -47,9 +47,8 @@ class DeviceWorker(Worker):
         device: torch.device,
         sharing: Sharing,
         is_wanted: Callable[[], bool],
-        most_kept_bytes: int = 0,
     ) -> None:
-        super().__init__(decoder, most_kept_bytes=most_kept_bytes)
+        super().__init__(decoder)
         self._device, self._sharing, self._is_wanted = device, sharing, is_wanted
 
     def is_wanted(self) -> bool:
@@ -83,7 +82,8 @@ class DeviceWorker(Worker):
 
 
 class DeviceLane:
-    """One decoder in a thread of its own. ``on_done(lane, result)`` and ``on_death(lane, reason)`` are called there."""
+    """One decoder in a thread of its own, which calls ``on_done(lane, result)``, ``on_death(lane, reason)`` and ``room()``:
+    up to so many bytes of pictures it decodes ahead."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class DeviceLane:
         *,
         backend: str,
         sharing: Sharing,
-        most_kept_bytes: int = 0,
+        room: Callable[[], int],
         on_done: Callable[[DecodeWorker, Done], None],
         on_death: Callable[[DecodeWorker, str], None],
     ) -> None:
@@ -102,7 +102,7 @@ class DeviceLane:
         self.fault: GpuloadError | None = None
         self.load = 0.0
         self.pending: list[PendingUnit] = []
-        self._make, self._device, self._sharing, self._most_kept_bytes = make, device, sharing, most_kept_bytes
+        self._make, self._device, self._sharing, self._room = make, device, sharing, room
         self._on_done, self._on_death = on_done, on_death
         self._inbox: queue.SimpleQueue[Unit | Go | type[StopIteration] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name=f"gpuload-{backend}", daemon=True)
@@ -143,9 +143,7 @@ class DeviceLane:
                     self.fault = error
                     raise
                 try:
-                    self._work(
-                        DeviceWorker(decoder, self._device, self._sharing, lambda: self.alive, self._most_kept_bytes)
-                    )
+                    self._work(DeviceWorker(decoder, self._device, self._sharing, lambda: self.alive))
                 finally:
                     decoder.close()
         except Exception as error:  # noqa: BLE001 - a library or a driver gave up: every batch that waits must know
@@ -155,8 +153,10 @@ class DeviceLane:
 
     def _work(self, worker: DeviceWorker) -> None:
         while self.alive:
-            if self._inbox.empty() and worker.decode_ahead():
-                continue
+            if self._inbox.empty():
+                worker.most_kept_bytes = self._room()
+                if worker.decode_ahead():
+                    continue
             message = self._inbox.get()
             if message is StopIteration:
                 break

@@ -45,7 +45,9 @@ class Prefetcher:
         self.layout = Layout(shaping.forms, [f.num_offsets for f in source.video_fields], batch_size)
         self._finishing: FinishingThread | None = None
         if device is not None:
-            self._finishing = FinishingThread(Finisher(device, shaping.forms, self.layout), self._on_finished)
+            self._finishing = FinishingThread(
+                Finisher(device, shaping.forms, self.layout, kept_bytes=device_cache_bytes), self._on_finished
+            )
         self._files, self._router, self._device = LocalFiles(), router, device
         self._pool, self.tally = BatchPool(pin=pinning(device)), Tally()
         self._cache = BlobCache(blob_cache_bytes, self._files.read, self._files.expect)
@@ -56,7 +58,7 @@ class Prefetcher:
             device=device,
             num_processes=num_workers,
             kept_bytes=frame_cache_bytes,
-            device_kept_bytes=device_cache_bytes,
+            device_room=lambda: device_cache_bytes - (0 if self._finishing is None else self._finishing.kept_bytes),
             on_done=self._on_done,
             on_death=self._on_death,
         )

@@ -19,8 +19,9 @@ class Worker(ABC):
     """Decodes each run once and keeps pictures until their last use. Not thread-safe."""
 
     def __init__(self, decoder: Decoder, *, most_kept_bytes: int = 0) -> None:
-        """``most_kept_bytes``: where ``decode_ahead`` stops: a plan does not count what it keeps."""
-        self._decoder, self._most_kept_bytes = decoder, most_kept_bytes
+        self._decoder = decoder
+        self.most_kept_bytes = most_kept_bytes
+        """Where ``decode_ahead`` stops: a plan does not count what it keeps."""
         self._streams: dict[int, Stream] = {}
         self._kept: dict[int, Any] = {}
         self._kept_bytes = 0
@@ -57,7 +58,7 @@ class Worker(ABC):
     def decode_ahead(self) -> bool:
         """Decodes one more picture for batches that have no buffer yet, when there is nothing else to do: a batch of
         long runs would otherwise wait for one worker alone. False: there is none, or no room for it."""
-        if self._begun is None or self._kept_bytes >= self._most_kept_bytes:
+        if self._begun is None or self._kept_bytes >= self.most_kept_bytes:
             return any(map(self.prepare, chain.from_iterable(self._queued.values())))
         self._go_on()
         return True
@@ -101,7 +102,7 @@ class Worker(ABC):
         The run is left after each picture, so that batches that are due do not wait for the end of a long one.
         """
         done, prepared = self._prepared.get(id(unit), (Done(unit.batch), 0))
-        if prepared == len(unit.tasks) or self._kept_bytes >= self._most_kept_bytes:
+        if prepared == len(unit.tasks) or self._kept_bytes >= self.most_kept_bytes:
             return False
         self._finish_begun()
         self._streams.update(unit.streams)
@@ -148,7 +149,7 @@ class Worker(ABC):
 
     @abstractmethod
     def fill(self, picture: int, kept: Any, places: list[FillAt], chunk: int, done: Done) -> None:
-        """Fills slots of one batch with a picture; an error goes to ``done.errors``."""
+        """Fills slots of one batch with a picture; what goes wrong is told to ``done``."""
 
     def _decode(
         self, task: DecodeTask, chunk: int, waiting: dict[int, list[FillAt]], done: Done

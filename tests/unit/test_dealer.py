@@ -67,7 +67,7 @@ def test_a_picture_crosses_once_however_many_slots_it_fills_and_not_at_all_from_
         device=torch.device("cpu"),
         num_processes=1,
         kept_bytes=0,
-        device_kept_bytes=0,
+        device_room=lambda: 0,
         on_done=lambda *_: None,
         on_death=lambda *_: None,
     )

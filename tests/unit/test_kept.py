@@ -7,15 +7,15 @@ import torch
 
 from gpuload.device import kept
 from gpuload.device.kept import KeptPlanes, Staying
+from gpuload.errors import DecodeError, DeviceError
 from gpuload.picture import PictureForm
 
 FORM = PictureForm("gray", 8, 8, 1, False, 0)
 
 
 @pytest.fixture
-def planes(monkeypatch: pytest.MonkeyPatch) -> KeptPlanes:
-    monkeypatch.setattr(kept, "SLAB_BYTES", 4 * 64)
-    return KeptPlanes(torch.device("cpu"))
+def planes() -> KeptPlanes:
+    return KeptPlanes(torch.device("cpu"), slab_bytes=4 * 64)
 
 
 def put(planes: KeptPlanes, batch: int, pictures: dict[int, int], *, size: int = 64, gap: int = 0) -> None:
@@ -32,13 +32,15 @@ def put(planes: KeptPlanes, batch: int, pictures: dict[int, int], *, size: int =
 
 
 def found(planes: KeptPlanes, name: int, size: int = 64) -> bytes | None:
-    place = planes.find(name)
-    return None if place is None else ctypes.string_at(place[1], size)
+    if name not in planes:
+        return None
+    form, address = planes.find(name)
+    assert form == FORM
+    return ctypes.string_at(address, size)
 
 
 def test_pictures_stay_until_the_last_batch_that_shows_them(planes: KeptPlanes) -> None:
     put(planes, 5, {1: 1, 2: 3})
-    assert planes.find(1) == (FORM, planes.find(1)[1])  # type: ignore[index]
     planes.end(5)
     assert found(planes, 1) == b"\1" * 64
     planes.end(6)
@@ -92,3 +94,38 @@ def test_leaving_an_epoch_drops_all(planes: KeptPlanes) -> None:
     put(planes, 0, {1: 1})
     planes.end(1)
     assert found(planes, 1) is None
+
+
+def test_what_is_lost_says_why_for_as_long_as_it_is_wanted(planes: KeptPlanes) -> None:
+    put(planes, 0, {1: 2})
+    planes.lose(1, Staying(1, 0, 64, 1), DeviceError("the device is gone"))
+    planes.lose(1, Staying(2, 64, 64, 2), DeviceError("the device is gone"))
+    assert planes.num_bytes == 0
+    for name in (1, 2):
+        with pytest.raises(DeviceError, match="gone"):
+            planes.find(name)
+    planes.end(2)
+    assert 1 not in planes
+    put(planes, 3, {2: 1})  # decoded anew
+    assert found(planes, 2) == b"\2" * 64
+    with pytest.raises(DecodeError, match="lost"):
+        planes.find(77)
+
+
+def test_without_memory_to_copy_with_nothing_is_known(planes: KeptPlanes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the place's last picture would be shown for it."""
+    put(planes, 0, {1: 1})
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kept, "copy_rows", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            put(planes, 0, {2: 1, 3: 1})
+    assert found(planes, 1) == b"\1" * 64
+    assert 2 not in planes
+    assert 3 not in planes
+    assert planes.num_bytes == 64
+    put(planes, 0, {2: 1, 3: 1, 4: 1})
+    assert [found(planes, name) for name in (1, 2, 3, 4)] == [bytes([name]) * 64 for name in (1, 2, 3, 4)]

@@ -165,7 +165,7 @@ def lane(shaping: Shaping, on_done: Callable[[Any, Done], None]) -> DeviceLane:
         torch.device("cpu"),
         backend="pyav",
         sharing=Sharing(wanted=True),
-        most_kept_bytes=1 << 30,
+        room=lambda: 1 << 30,
         on_done=on_done,
         on_death=lambda *_: None,
     )
