@@ -82,7 +82,7 @@ class DeviceWorker(Worker):
 
 
 class DeviceLane:
-    """One decoder in a thread of its own, which calls ``on_done(lane, result)``, ``on_death(lane, reason)`` and ``room()``:
+    """One decoder in a thread of its own. It calls ``on_done(lane, result)``, ``on_death(lane, reason)`` and ``room()``:
     up to so many bytes of pictures it decodes ahead."""
 
     def __init__(

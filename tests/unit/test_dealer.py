@@ -10,7 +10,7 @@ import torch
 
 from gpuload.pipeline import crew, route
 from gpuload.pipeline.crossing import Crossing
-from gpuload.pipeline.dealer import Dealer
+from gpuload.pipeline.dealer import FILL_COST, Dealer
 from gpuload.pipeline.lookahead import Lookahead, SeenFrames
 from gpuload.pipeline.route import Way
 from gpuload.pipeline.work import STAGED
@@ -115,6 +115,9 @@ def test_later_batches_ask_for_what_has_not_crossed(tmp_path: Path, on_device: b
             lease.release()
         crossing_bytes = len(share.fills) * staged.room // len(np.unique(staged.picture))
         assert staged.num_bytes == (0 if on_device else crossing_bytes)
+        packets = sum(len(task.sizes) for task in share.tasks)
+        # what is asked for again, because somebody died, counts as what crossed
+        assert index == 2 or share.cost == pytest.approx(packets + FILL_COST * len(share.fills))
         uses = {frame_of[name - 7]: n for task in share.tasks for name, n in zip(task.pictures, task.uses, strict=True)}
         stays = {frame_of[one.name - 7]: one.batches for one in staged.staying}
         return sorted(frame_of[name - 7] for name, *_ in share.fills), uses, stays
