@@ -82,8 +82,8 @@ class DeviceWorker(Worker):
 
 
 class DeviceLane:
-    """One decoder in a thread of its own. It calls ``on_done(lane, result)``, ``on_death(lane, reason)`` and ``room()``:
-    up to so many bytes of pictures it decodes ahead."""
+    """One decoder in a thread of its own. Calls ``on_done(lane, result)``, ``on_death(lane, reason)`` and ``room()``:
+    it decodes ahead up to so many bytes of pictures."""
 
     def __init__(
         self,
