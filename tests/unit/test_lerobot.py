@@ -28,6 +28,12 @@ def tensor(value: object) -> torch.Tensor:
     return value
 
 
+def decoded(path: Path) -> list[av.VideoFrame]:
+    """Closed at once: a decoder's threads are not there after a fork, and whoever drops it there waits for them."""
+    with av.open(str(path)) as container:
+        return list(container.decode(video=0))
+
+
 # pixels and shapes ---------------------------------------------------------------------------------------------------
 
 
@@ -36,7 +42,7 @@ def test_every_frame_equals_a_sequential_decode(pristine: Path) -> None:
     assert len(dataset) == EPISODES * FRAMES
     for key in (TOP, WRIST):
         files = sorted((pristine / "videos" / key).glob("**/*.mp4"))
-        expected = [f.to_ndarray(format="rgb24") for path in files for f in av.open(str(path)).decode(video=0)]
+        expected = [frame.to_ndarray(format="rgb24") for path in files for frame in decoded(path)]
         samples = dataset.__getitems__(range(len(dataset)))
         for i, sample in enumerate(samples):
             np.testing.assert_array_equal(tensor(sample[key]).permute(1, 2, 0).numpy(), expected[i])
@@ -100,7 +106,7 @@ def test_gop_starts_are_where_keyframes_are_shown(pristine: Path) -> None:
     source = LeRobotSource(pristine)
     files = sorted((pristine / "videos" / TOP).glob("**/*.mp4"))
     assert len(files) == 2
-    frames = [frame for path in files for frame in av.open(str(path)).decode(video=0)]
+    frames = [frame for path in files for frame in decoded(path)]
     keys = [i for i, frame in enumerate(frames) if frame.key_frame]
     assert source.gop_starts().tolist() == sorted({*keys, *range(0, EPISODES * FRAMES, FRAMES)})
 
