@@ -136,9 +136,10 @@ def test_batches_are_made_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(Finisher, "finish", noting)
     with Loader(source, 8, num_threads=2, backend="pyav") as loading:
-        iterator = iter(loading)
+        loading._prefetcher.warm_up()
         slow, quick = (w for w in loading._prefetcher._crew if isinstance(w, WorkerHandle))
-        os.kill(slow.pid, signal.SIGSTOP)
+        os.kill(slow.pid, signal.SIGSTOP)  # before there is anything to do
+        iterator = iter(loading)
         deadline = time.monotonic() + 20.0
         while not (slow.pending and quick.streams and not quick.pending):  # the other one is done with the second batch
             assert time.monotonic() < deadline

@@ -268,10 +268,11 @@ def test_leaving_long_decodes_starts_new_workers(tmp_path: Path) -> None:
     source = NumberedSource(tmp_path, episodes=4, cameras=1, frames=400, gop=400, width=320, height=240)
     pictures = [decode_all(path) for path in source.paths]
     with Loader(source, 64, shuffle="global", lookahead=64, num_threads=2) as loader:
-        left = iter(loader)
+        loader._prefetcher.warm_up()
         busy = workers_of(loader)
         for worker in busy:
-            os.kill(worker.pid, signal.SIGSTOP)  # before it can have decoded anything: Python takes longer to start
+            os.kill(worker.pid, signal.SIGSTOP)  # before there is anything to do
+        left = iter(loader)
         deadline = time.monotonic() + 20
         while not all(any(unit.batch == 0 for unit in worker.pending) for worker in busy):
             assert time.monotonic() < deadline

@@ -91,9 +91,10 @@ def stop_and_go(loader: Loader, number: int) -> None:
 
 
 def stop_with_work(loader: Loader) -> None:
-    """Begins an epoch, whose first units no worker gets done: all are stopped while they start."""
-    iter(loader)
+    """Begins an epoch, whose first units no worker gets done: all are stopped before there is anything to do."""
+    loader._prefetcher.warm_up()
     stop_and_go(loader, signal.SIGSTOP)
+    iter(loader)
     wait_until(lambda: all(worker.pending for worker in processes_of(loader)))
 
 
