@@ -82,48 +82,18 @@ class Dealer:
         says whether any worker still has something to give back.
         ``staged``: where pictures cross is set here, instead of ``places``; each fills only one place.
         """
-        ahead, plan, rows, crossing = self._ahead, self._ahead.plan, self._ahead.rows(index), self._crossing
-        pictures = plan.picture_of_slot[rows]
+        ahead, crossing, rows = self._ahead, self._crossing, self._ahead.rows(index)
+        pictures = ahead.plan.picture_of_slot[rows]
         present = pictures >= 0
         chosen = pictures[present] if staged is None else np.unique(pictures[present])
-        group_of_fill = plan.picture_group[chosen]
-        shares: Shares = defaultdict(lambda: WorkerShare([], [], {}, []))
+        group_of_fill = ahead.plan.picture_group[chosen]
         filled, groups = np.bincount(group_of_fill, minlength=1), np.unique(group_of_fill)
         if crossing is not None:  # what has crossed costs nothing
             filled = np.bincount(group_of_fill[crossing.asked(chosen, index)], minlength=len(filled))
         self._announce(rows.stop)
-        given: list[int] = []
-        lost: GpuloadError | None = None
-
-        def make_room_and_note() -> bool:
-            given.clear()
-            return make_room(shares)
-
-        try:
-            for group, fills in zip(groups.tolist(), filled[groups].tolist(), strict=True):
-                holder = self._holder[group]
-                if holder is None or not holder.alive:
-                    again = holder is not None or group in self._lost  # it went with its pictures
-                    try:
-                        run = ahead.groups[group]
-                        holder = self._pick(
-                            run.file, ahead.packets[run.end - 1] - run.first + 1, lambda w: shares[w].cost
-                        )
-                        uses = self._uses(group, holder, index if again else None)
-                        self._add_task(group, holder, shares, uses, make_room_and_note)
-                    except LoaderClosed:
-                        raise
-                    except GpuloadError as error:
-                        lost = lost or error.anew()
-                        self._holder[group] = None
-                        self._lost.add(group)
-                        continue
-                    self._holder[group] = holder
-                    given.append(group)
-                shares[holder].cost += FILL_COST * fills
-        except BaseException:  # tasks that nobody gets hold bytes
-            self._take_back(shares, given)
-            raise
+        shares: Shares = defaultdict(lambda: WorkerShare([], [], {}, []))
+        fills_of = dict(zip(groups.tolist(), filled[groups].tolist(), strict=True))
+        lost = self._deal(index, fills_of, shares, make_room)
         if staged is None or crossing is None:
             columns = np.broadcast_to(ahead.slot_fields, pictures.shape)[present]
             places, views = places[present], views[present]
@@ -139,6 +109,44 @@ class Dealer:
             if holder is not None:
                 shares[holder].fills.append((ahead.first_picture + picture, field, place, view))
         return shares, lost
+
+    def _deal(
+        self, index: int, fills_of: dict[int, int], shares: Shares, make_room: Callable[[Shares], bool]
+    ) -> GpuloadError | None:
+        """Gives each group that nobody holds to a worker; ``fills_of``: of each group of the batch, how many pictures
+        it is asked for. Why a group could not be given, if one could not."""
+        given: list[int] = []
+        lost: GpuloadError | None = None
+
+        def make_room_and_note() -> bool:
+            given.clear()
+            return make_room(shares)
+
+        try:
+            for group, fills in fills_of.items():
+                holder = self._holder[group]
+                if holder is None or not holder.alive:
+                    again = holder is not None or group in self._lost  # it went with its pictures
+                    try:
+                        run = self._ahead.groups[group]
+                        packets = self._ahead.packets[run.end - 1] - run.first + 1
+                        holder = self._pick(run.file, packets, lambda w: shares[w].cost)
+                        uses = self._uses(group, holder, index if again else None)
+                        self._add_task(group, holder, shares, uses, make_room_and_note)
+                    except LoaderClosed:
+                        raise
+                    except GpuloadError as error:
+                        lost = lost or error.anew()
+                        self._holder[group] = None
+                        self._lost.add(group)
+                        continue
+                    self._holder[group] = holder
+                    given.append(group)
+                shares[holder].cost += FILL_COST * fills
+        except BaseException:  # tasks that nobody gets hold bytes
+            self._take_back(shares, given)
+            raise
+        return lost
 
     def _announce(self, row: int) -> None:
         """Groups that are first due before sample ``row``, and some behind them."""
