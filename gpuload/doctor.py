@@ -161,8 +161,9 @@ def judge(name: str, *, module: str, package: str, decodes: str) -> Backend:
     if probe.error:
         return Backend(name, False, f"{module} cannot be loaded: {probe.error}", probe.libavcodec)
     in_scripts = scripts_differ(module, probe) if name == "torchcodec" else ""
-    where = f"{decodes}, and on NVDEC" if name != "pyav" and torch.cuda.is_available() else decodes
-    return Backend(name, True, f"{module} imports and decodes {where}", probe.libavcodec, in_scripts)
+    if name != "pyav" and torch.cuda.is_available():
+        decodes = f"{decodes}, and what NVDEC decodes (see there)"
+    return Backend(name, True, f"{module} imports and decodes {decodes}", probe.libavcodec, in_scripts)
 
 
 def prepared() -> dict[str, str] | None:

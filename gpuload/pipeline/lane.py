@@ -8,17 +8,18 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import av
 import torch
 
 from gpuload.decode.base import Decoder, Run, Stream
-from gpuload.decode.picture import current_event
+from gpuload.decode.picture import current_event, first_line
 from gpuload.device.arena import Chunk
 from gpuload.device.planes import form_of, lines_of, staged_format
 from gpuload.device.stream import DeviceStream
-from gpuload.errors import DecodeError, GpuloadError
+from gpuload.errors import DecodeError, DeviceError, GpuloadError
 from gpuload.picture import DevicePicture
 from gpuload.pipeline.share import Sharing
 from gpuload.pipeline.work import STAGED, DecodeWorker, Done, Go, PendingUnit, Unit, join
@@ -62,7 +63,8 @@ class DeviceWorker(Worker):
                 if self._decoder.fell_back:
                     self._sharing.give_up(stream)  # another run may tell
                 else:
-                    self._sharing.verify(stream, run, pictures)
+                    with trouble_told(self._device):
+                        self._sharing.verify(stream, run, pictures)
             except DecodeError:
                 self._sharing.give_up(stream)  # told below, picture by picture
             except BaseException:  # else no lane would ever verify it
@@ -71,10 +73,13 @@ class DeviceWorker(Worker):
         yield from self._decoder.decode(stream, run)
         if self._decoder.fell_back:
             done.is_measured = False
+            done.frames_fallen_back += len(run.packets)
 
     def keep(self, frame: DevicePicture | av.VideoFrame, stream: Stream, field: int) -> KeptOnDevice:
-        picture = frame if isinstance(frame, DevicePicture) else host_picture(frame, stream, self._device)
-        return KeptOnDevice(picture, picture.num_bytes)
+        if isinstance(frame, av.VideoFrame):
+            with trouble_told(self._device):
+                frame = host_picture(frame, stream, self._device)
+        return KeptOnDevice(frame, frame.num_bytes)
 
     def fill(self, picture: int, kept: KeptOnDevice, places: list[FillAt], chunk: int, done: Done) -> None:
         assert all(field == STAGED for field, _, _ in places)
@@ -168,6 +173,22 @@ class DeviceLane:
             else:
                 worker.forget()
         worker.forget()  # it may be in the middle of a run, and its decoder is closed now
+
+
+@contextmanager
+def trouble_told(device: torch.device) -> Iterator[None]:
+    """What torch raises of a device becomes ours, which costs the pictures that it is about and not the thread.
+
+    Raises:
+        DeviceError: instead of a RuntimeError, as which torch tells that memory ran out, or the context is lost.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise DeviceError(
+            f"{device} failed with a decoded picture ({first_line(error)}); where memory ran out, lower "
+            "device_cache_bytes, or let fewer processes use the GPU"
+        ) from error
 
 
 def host_picture(frame: av.VideoFrame, stream: Stream, device: torch.device) -> DevicePicture:

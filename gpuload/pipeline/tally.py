@@ -6,6 +6,8 @@ import torch
 
 from gpuload.pipeline.work import DecodeWorker, Done
 
+FALLBACK = "pyav on cpu"
+
 
 @dataclass(slots=True)
 class Tally:
@@ -23,8 +25,13 @@ class Tally:
         """A unit is done; ``device``: of workers whose pictures lie in device memory."""
         self.frames_decoded += done.frames_decoded
         where = f"{worker.backend} on {device if worker.on_device else 'cpu'}"
-        self.decoded_by[where] = self.decoded_by.get(where, 0) + done.frames_decoded
+        self._count(where, done.frames_decoded - done.frames_fallen_back)
+        self._count(FALLBACK, done.frames_fallen_back)
         self.hold(worker, done.kept_bytes)
+
+    def _count(self, where: str, frames: int) -> None:
+        if frames:
+            self.decoded_by[where] = self.decoded_by.get(where, 0) + frames
 
     def hold(self, who: object, num_bytes: int) -> None:
         """What somebody holds from now on."""

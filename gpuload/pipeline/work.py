@@ -70,6 +70,8 @@ class Done:
 
     batch: int
     frames_decoded: int = 0
+    frames_fallen_back: int = 0
+    """Of them, those that PyAV decoded because the worker's own library would not."""
     pixels_decoded: dict[tuple[str, int], int] = field(default_factory=dict)
     """By codec and bits of a sample."""
     busy_s: float = 0.0

@@ -222,6 +222,43 @@ else:
                 list(one.decode(stream_of(video), damaged))
         assert not caplog.messages, "of a damaged run nobody says that the CPU decodes it"
 
+    @pytest.mark.parametrize("falls_back", [False, True])
+    def test_a_gpu_decoder_that_is_none_is_told_or_replaced(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, falls_back: bool
+    ) -> None:
+        """torchcodec puts the planes that its CPU decoder makes on the GPU, and says so only when it is asked."""
+        reason = "[CUDA] Fallback status: Falling back due to: Video not supported"
+
+        class Status:
+            status_known = True
+
+            def __str__(self) -> str:
+                return reason
+
+        class OnTheCpu:
+            def __init__(self, data: object, *, device: str, output_dtype: torch.dtype) -> None:
+                assert (device, output_dtype) == ("cuda:0", torch.uint8)
+                self.cpu_fallback = Status()
+
+        monkeypatch.setattr("gpuload.decode.torchcodec.unusable", lambda device: None)
+        monkeypatch.setattr("gpuload.decode.torchcodec.device_trouble", lambda device, error: None)
+        monkeypatch.setattr("torchcodec.decoders.VideoDecoder", OnTheCpu)
+        video = load_index(make_video(tmp_path / "video.mp4", frames=6, gop=3), cache_dir=tmp_path)
+        decoder = TorchcodecDecoder("cuda:0", falls_back=falls_back)
+        if not falls_back:
+            with pytest.raises(
+                ConfigError, match=r"video\.mp4: cuda:0 does not decode this h264 stream.*not supported"
+            ):
+                list(decoder.decode(stream_of(video), whole(video)))
+            return
+        with caplog.at_level(logging.WARNING):
+            found = dict(decoder.decode(stream_of(video), whole(video)))
+        assert decoder.fell_back
+        assert any("Video not supported" in line for line in caplog.messages)
+        wanted = decode_all(tmp_path / "video.mp4")
+        for frame, packet in enumerate(video.frame_packet.tolist()):
+            assert np.array_equal(pixels_of(found[packet]), wanted[frame])
+
     def test_what_another_decoder_did_verifies_and_measures_nothing(tmp_path: Path) -> None:
         video = load_index(make_video(tmp_path / "video.ts", frames=8, gop=4), cache_dir=tmp_path)
         sharing, stream = Sharing(wanted=True), stream_of(video)
@@ -229,6 +266,7 @@ else:
         done = Done(0)
         assert len(list(worker.decoded(stream, whole(video), done))) == 8
         assert not done.is_measured
+        assert done.frames_fallen_back == 8
         assert sharing.is_to_verify(stream), "nothing has been compared"
 
     def test_pictures_of_one_call_reach_their_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

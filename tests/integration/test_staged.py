@@ -352,3 +352,26 @@ def test_a_batch_that_is_late_when_its_epoch_is_left_costs_no_later_epoch(
         pool = loading._prefetcher._pool
         assert pool.chunks
     assert not pool.chunks
+
+
+@pytest.mark.usefixtures("in_lanes")
+def test_a_device_without_memory_for_a_picture_costs_its_batch_and_not_the_lane(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_source(tmp_path, episodes=1, frames=8, gop=4, offsets=(0,))
+    pictures = [decode_all(path) for path in source.paths]
+    calls: list[int] = []
+    host_picture = lane.host_picture
+
+    def full(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return host_picture(*arguments)
+
+    monkeypatch.setattr(lane, "host_picture", full)
+    with Loader(source, 4, num_threads=1, backend="pyav") as loading:
+        outcomes = outcomes_of(loading, source, pictures)
+        assert loading.stats.workers_restarted == 0
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["DeviceError", "str"]
+    assert any("lower device_cache_bytes" in str(outcome) for outcome in outcomes)
