@@ -2,14 +2,21 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 from gpuload.device.arena import BatchPool
-from gpuload.errors import LoaderClosed
+from gpuload.errors import DeviceError, LoaderClosed
 from gpuload.pipeline.batch import Batch
 from gpuload.pipeline.finish import FinishingThread
 from gpuload.pipeline.pace import AHEAD
 from gpuload.pipeline.tally import Tally
 from gpuload.pipeline.work import DecodeWorker
+
+HANG_S = 300.0
+"""A device that has not answered for so long never will; compiling a kernel takes a minute at most."""
+
+LOOKS = 10
+"""In that time: a process that was suspended meanwhile has missed one of them only."""
 
 
 class Flight:
@@ -46,19 +53,28 @@ class Flight:
             self.stopped = True
             self.changed.notify_all()
 
-    def take(self) -> Batch:
-        """The next batch in order, complete.
+    def take(self, awaited: Callable[[int], str | None]) -> Batch:
+        """The next batch in order, complete. ``awaited(number)``: what of the device a batch waits for, if anything.
 
         Raises:
             StopIteration: the epoch is over. The batch's error; or, once, what stopped planning, and it is over then.
-            LoaderClosed: it was stopped meanwhile.
+            LoaderClosed: it was stopped meanwhile. DeviceError: the device does not answer, and the epoch is over.
         """
         begin = time.perf_counter()
         with self.changed:
             if self.taken >= self.steps:
                 raise StopIteration
             number = self.taken
-            self.changed.wait_for(lambda: self.stopped or self._is_settled(number))
+            looks = 0
+            while not self.changed.wait_for(lambda: self.stopped or self._is_settled(number), HANG_S / LOOKS):
+                what = awaited(number)
+                looks = 0 if what is None else looks + 1
+                if looks == LOOKS:
+                    self.steps, self.broken = self.taken, True
+                    raise DeviceError(
+                        f"batch {number} has waited {HANG_S:.0f} s for {what}, which does not answer; end this process "
+                        "(nvidia-smi and the kernel's log tell of a GPU that is lost)"
+                    )
             self._tally.wait_s += time.perf_counter() - begin
             if self.stopped:
                 raise LoaderClosed("the loader was closed while it was iterated")
@@ -86,6 +102,10 @@ class Flight:
             raise error
         finally:
             del error  # breaks the cycle of error and frame, which would keep the batch's memory and the loader
+
+    def is_put(self, number: int) -> bool:
+        """Whether a batch was given to the device. Call with the lock held."""
+        return self._finishing is not None and number < self._put
 
     def _is_settled(self, number: int) -> bool:
         """Whether a batch is complete, or never will be. Call with the lock held."""

@@ -122,10 +122,10 @@ class Prefetcher:
 
         Raises:
             StopIteration: the epoch is over. Any GpuloadError of this batch; the next call goes on with the next batch.
-            Whatever else stopped planning, once; the epoch is over then.
+            Whatever else stopped planning, or a DeviceError where the device hangs, once; the epoch is over then.
         """
         self._check_process()
-        return self._flight.take()
+        return self._flight.take(self._awaited_of_device)
 
     def stop(self) -> None:
         """Leaves the epoch; workers stay."""
@@ -182,6 +182,15 @@ class Prefetcher:
             self._pool.close()
         self._files.close()
         self._ended = True  # last, so that close() can be called again after Ctrl-C
+
+    def _awaited_of_device(self, number: int) -> str | None:
+        """What of the device batch ``number`` waits for; None: nothing. Storage may be slow, and a training that was
+        stopped in a debugger too: only a device is taken for dead. Called with the flight's lock held."""
+        if self._flight.is_put(number):
+            return f"{self._device} to convert it"
+        lanes = [worker for worker in self._crew if worker.on_device]
+        waits = any(unit.batch == number for worker in lanes for unit in worker.pending)
+        return f"{self._device} to decode it" if waits else None
 
     def _join(self) -> None:
         """Waits for the thread that feeds."""

@@ -2,6 +2,8 @@
 interpreted, so that everything but CUDA itself is at work."""
 
 import gc
+import os
+import signal
 import threading
 import time
 import weakref
@@ -18,7 +20,7 @@ from gpuload.decode.pyav import PyavDecoder
 from gpuload.device.arena import BatchPool
 from gpuload.device.planes import PlaneWriter
 from gpuload.errors import DecodeError, DeviceError, GpuloadError
-from gpuload.pipeline import crew, lane, route
+from gpuload.pipeline import crew, flight, lane, route
 from gpuload.pipeline import finish as finish_module
 from gpuload.pipeline.batch import Batch
 from gpuload.pipeline.finish import Finisher
@@ -375,3 +377,48 @@ def test_a_device_without_memory_for_a_picture_costs_its_batch_and_not_the_lane(
         assert loading.stats.workers_restarted == 0
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["DeviceError", "str"]
     assert any("lower device_cache_bytes" in str(outcome) for outcome in outcomes)
+
+
+@pytest.mark.parametrize("where", ["decode", "convert"])
+def test_a_device_that_hangs_is_told_to_whoever_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, request: pytest.FixtureRequest
+) -> None:
+    source = make_source(tmp_path, episodes=1, frames=8, offsets=(0,))
+    may_go_on = threading.Event()
+
+    class Hangs(PyavDecoder):
+        def decode(self, stream: Any, run: Any) -> Any:
+            assert may_go_on.wait(60.0)
+            return super().decode(stream, run)
+
+    def hanging(self: Finisher, batch: Batch) -> None:
+        assert may_go_on.wait(60.0)
+
+    if where == "decode":
+        request.getfixturevalue("in_lanes")
+        monkeypatch.setattr(crew, "create", lambda *_, **__: Hangs())
+    else:
+        monkeypatch.setattr(Finisher, "finish", hanging)
+    monkeypatch.setattr(lane, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(finish_module, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(flight, "HANG_S", 1.0)
+    with Loader(source, 4, num_threads=1) as loading:
+        iterator = iter(loading)
+        with pytest.raises(DeviceError, match=f"batch 0 has waited 1 s for {device_here()} to {where} it"):
+            next(iterator)
+        with pytest.raises(StopIteration):
+            next(iterator)
+        may_go_on.set()
+
+
+def test_a_slow_process_is_no_device_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flight, "HANG_S", 0.1)
+    with Loader(make_source(tmp_path, offsets=(0,)), 4, num_threads=1, backend="pyav") as loading:
+        loading._prefetcher.warm_up()
+        (worker,) = (w for w in loading._prefetcher._crew if isinstance(w, WorkerHandle))
+        os.kill(worker.pid, signal.SIGSTOP)
+        monkeypatch.setattr(Finisher, "finish", lambda self, batch: None)  # interpreted, it takes longer than that
+        monkeypatch.setattr(Loader, "_deliver", lambda self, batch: {"number": batch.number})
+        iterator = iter(loading)
+        threading.Timer(1.0, os.kill, (worker.pid, signal.SIGCONT)).start()
+        assert next(iterator) == {"number": 0}
