@@ -22,7 +22,7 @@ test: setup
 # the CUDA context must not hide the others.
 test-gpu: setup
 	$(BIN)/python -c "import sys, torch; torch.cuda.is_available() or sys.exit('no usable GPU: see gpuload doctor')"
-	eval "$$($(BIN)/gpuload env)" && for part in tests/kernels tests/integration/test_staged.py tests/integration/test_crossing.py tests/gpu; do \
+	eval "$$($(BIN)/gpuload env)" && for part in tests/kernels tests/integration/test_staged*.py tests/integration/test_crossing.py tests/gpu; do \
 		GPULOAD_REQUIRE_CUDA=1 $(BIN)/python -m pytest -q $$part || failed=1; done; test -z "$$failed"
 
 check: lint types floors

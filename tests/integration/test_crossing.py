@@ -11,22 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from gpuload import Loader, loader
+from gpuload import Loader
 from gpuload.device.planes import staged_bytes
 from gpuload.errors import DecodeError, GpuloadError, WorkerDied
 from gpuload.pipeline.batch import Batch
 from gpuload.pipeline.finish import Finisher
 from gpuload.pipeline.handle import WorkerHandle
 from tests.source import NumberedSource
-from tests.staged import assert_near, device_here, make_source, outcomes_of
+from tests.staged import assert_near, make_source, outcomes_of
 from tests.videos import decode_all
 
+pytestmark = pytest.mark.usefixtures("on_a_device")
 PICTURE_BYTES = -(-staged_bytes("yuv420p", 48, 34) // 64) * 64
-
-
-@pytest.fixture(autouse=True)
-def _on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "finishing_device", lambda device: device_here())
 
 
 @pytest.fixture

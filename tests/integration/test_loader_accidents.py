@@ -1,12 +1,11 @@
 """Accidents that leave something behind: memory, locks, processes, a batch. Each was possible once."""
 
-import gc
 import os
 import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +42,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> NumberedSource:
 @pytest.fixture(scope="module")
 def pictures(source: NumberedSource) -> list[list[npt.NDArray[np.uint8]]]:
     return [decode_all(path) for path in source.paths]
-
-
-@pytest.fixture
-def no_collection() -> Iterator[None]:
-    """Memory comes back by counting references, or not at all."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.fixture

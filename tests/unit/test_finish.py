@@ -1,9 +1,7 @@
 """Batches that a device makes: what goes wrong with one, and what that costs others."""
 
-import gc
 import queue
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -28,14 +26,6 @@ CPU = torch.device("cpu")
 def finisher() -> Finisher:
     """Of batches without slots: what crosses is all that there is to do."""
     return Finisher(CPU, (), Layout((), (), 1), kept_bytes=1 << 20)
-
-
-@pytest.fixture
-def no_collection() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 def make_batch(
